@@ -1,0 +1,1 @@
+"""Maps: records, grids, imagery, the encoding sweep, species heads and the maps they give."""

@@ -1,0 +1,1 @@
+"""Models: encoders, objectives and the fitting of species heads, on tensors alone."""
