@@ -1,0 +1,1 @@
+"""The tile server: HTTP over the maps that geomap wrote."""
