@@ -1,0 +1,74 @@
+# The commands of the project, the same on a laptop and in CI. The first one installs everything into .venv.
+#
+#   make map        render the California poppy: a first map, some minutes after cloning
+#   make test       every test but the slow ones        make test-slow   the slow ones
+#   make check      format, lint, types, import order   make format      put format and lint right
+#   make serve      maps/ as tiles on localhost         make bench       benchmarks, a JSON line each
+#   make bundle     re-make everything shipped in geomap/bundle from $(SHARED)
+#
+# On Linux, pip's own torch brings CUDA. For the small CPU build:
+#   make map PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+SHARED ?= ../shared/data
+SPECIES ?= Eschscholzia californica
+PIP_FLAGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := map
+.PHONY: map test test-slow check format serve bundle bench browser
+
+map: .venv/.core
+	$(BIN)/python -m geomap.render --species "$(SPECIES)" --out maps --overwrite
+	@echo "Your map: $(CURDIR)/$$(ls -t maps/*/*.tif | head -n 1)"
+
+test: .venv/.dev browser
+	$(BIN)/pytest
+
+test-slow: .venv/.dev browser
+	$(BIN)/pytest -m slow --timeout=1800
+
+check: .venv/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+serve: .venv/.serve
+	$(BIN)/python -m tiles --maps maps
+
+bundle: .venv/.core
+	$(BIN)/python -m geomap.bundle --shared $(SHARED)
+
+bench: .venv/.dev
+	@set -e; for program in benchmarks/*.py; do $(BIN)/python $$program; done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "geomap needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Stamps: a package list is installed anew only when pyproject.toml changed. torch and torchvision are resolved together
+# with all the rest; installed one after the other, pip may swap the CPU build of torch for the one with CUDA.
+.venv/.core: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install $(PIP_FLAGS) -e .
+	@touch $@
+
+.venv/.serve: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install $(PIP_FLAGS) -e ".[serve]"
+	@touch $@
+
+.venv/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve]"
+	@touch $@ .venv/.core .venv/.serve
+
+# Playwright would download a browser of its own; the tests drive the one of the system.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	    echo "Installing chromium for the browser tests."; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || { \
+	    echo "No browser: install chromium (or google-chrome), the tests of the web page need one." >&2; exit 1; }
