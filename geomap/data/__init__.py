@@ -1,0 +1,1 @@
+"""Small files shipped with geomap, and the scripts that make them."""
