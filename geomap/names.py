@@ -271,9 +271,7 @@ def _ambiguous(query: str, table: pd.DataFrame, rows: Iterable[int]) -> RecordsE
     )
 
 
-def _not_found(
-    query: str, indexes: tuple[dict[str, set[int]], ...], table: pd.DataFrame
-) -> NameNotFoundError:
+def _not_found(query: str, table: pd.DataFrame) -> NameNotFoundError:
     known = [*table["scientificName"]]
     for column in ("vernacularName", "synonyms"):
         known += [name for cell in table.get(column, ()) for name in _split_cell(cell)]
