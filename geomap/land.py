@@ -1,7 +1,7 @@
 """Where the land is: Natural Earth 1:50m land and the outline of California, from geomap/data/land.parquet.
 
 Points are lon, lat in degrees, WGS 84; each is judged alone, so a mask never depends on the window it was
-asked for. Lakes count as land; Antarctica without its ice shelves is land; the Caspian Sea is not. The file is
+asked for. Lakes count as land, Antarctica without its ice shelves too; the Caspian Sea does not. The file is
 made by `python -m geomap.data.make_land`.
 """
 
