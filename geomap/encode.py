@@ -1,0 +1,197 @@
+"""From imagery to embeddings: the block function of the sweep, and the same for single points.
+
+Neighbouring cells share most of the pixels of their chips, so chips are never cut out one by one: imagery is
+read onto windows of a pixel lattice (geomap.lattice), the encoder turns a window into one context vector per
+pixel in one dense pass, and the contexts are interpolated bilinearly to the cell centres. Where a cell centre
+is a lattice pixel's centre (the California grid at 1 km/pixel) this is exactly the encoding of the chip
+around the cell.
+
+Which windows are encoded follows from the positions of the cells alone, and torch runs on one thread, so that
+a unit of a grid gives the same bytes whichever process encodes it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+from odc.geo import CRS
+
+from geomap.errors import GridError
+from geomap.grid import Grid, Window
+from geomap.imagery import ImagerySource
+from geomap.lattice import (
+    WORLD_LATTICE,
+    Index,
+    Lattice,
+    Limits,
+    bilinear,
+    coverage,
+    keeps_size,
+    lattice_crs,
+    windows,
+)
+from train.encoders.pair import Encoders
+from train.threads import one_thread
+
+COVERED = 0.5 - 1e-6  # share of the 3 x 3 pixels around a cell that must have imagery
+EMBED_ROWS = 8192  # cells joined with their location at once
+POINT_ROWS = 65536  # points encoded at once: bounds the memory of encode_points
+
+# Opening and warping a window costs about as much as reading 140 x 140 pixels of it.
+READ = Limits(side=1024, overhead=20_000)
+# With 256 pixels the peak memory of the dense pass stays in the tens of MB.
+ENCODE = Limits(side=256, overhead=200)
+
+
+def encode_unit(
+    encoders: Encoders, source: ImagerySource, grid: Grid, window: Window
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings of the land cells of a window of a grid.
+
+    Args:
+        encoders: The pair of encoders.
+        source: Imagery with the bands the encoders eat.
+        grid: The grid.
+        window: The cells, in the sweep one processing unit of the grid. The bytes of a result depend on the
+            window (by rounding in the last bits only), so that a reproducible field always uses the grid's
+            units.
+
+    Returns:
+        embedding (h, w, D) float32 with rows of length 1, 0 where not valid; valid (h, w) bool: on land, and
+        at least half of the 3 x 3 pixels around the cell have imagery.
+
+    Raises:
+        ImageryError: The imagery cannot be read.
+    """
+    return encode_cells(encoders, source, grid, window, grid.land_mask(window))
+
+
+def encode_cells(
+    encoders: Encoders, source: ImagerySource, grid: Grid, window: Window, land: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """`encode_unit` for some cells only: those where `land` (h, w) bool is True."""
+    embedding = np.zeros((*land.shape, encoders.dim), np.float32)
+    valid = np.zeros(land.shape, np.bool_)
+    if land.any():
+        lonlat = grid.cell_lonlat(window)[land]
+        crs = lattice_crs(grid)
+        xy = _centres(grid, window)[land] if crs == grid.crs else _project(lonlat, crs)
+        embedding[land], valid[land] = _encode(encoders, source, crs, xy, lonlat)
+    return embedding, valid
+
+
+def encode_points(
+    encoders: Encoders, source: ImagerySource, lonlat: NDArray[np.float64], crs: CRS | str | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings of single points, with the same value as a field of the same lattice at a cell centre.
+
+    Points near each other share their windows, so a table of many points is read in few pieces.
+
+    Args:
+        encoders: The pair of encoders.
+        source: Imagery with the bands the encoders eat.
+        lonlat: (n, 2) degrees WGS 84; rows that are not finite or leave the globe come back not valid.
+        crs: CRS of the pixel lattice; the world-wide EPSG:6933 if not given. For values as in a field give
+            its `lattice`, or `lattice_crs(grid)`.
+
+    Returns:
+        embedding (n, D) float32 with rows of length 1, 0 where not valid; valid (n,) bool: at least half of
+        the 3 x 3 pixels around the point have imagery.
+
+    Raises:
+        GridError: Chips in this CRS would not have their size in metres.
+        ImageryError: The imagery cannot be read.
+    """
+    lonlat = np.asarray(lonlat, np.float64).reshape(-1, 2)
+    embedding = np.zeros((len(lonlat), encoders.dim), np.float32)
+    valid = np.zeros(len(lonlat), np.bool_)
+    rows = np.flatnonzero(np.isfinite(lonlat).all(axis=1) & (np.abs(lonlat) <= (360, 90)).all(axis=1))
+    if len(rows) == 0:
+        return embedding, valid
+    lattice = WORLD_LATTICE if crs is None else _checked_lattice(CRS(crs), lonlat[rows])
+    xy = _project(lonlat[rows], lattice)
+    rows, xy = rows[np.isfinite(xy).all(axis=1)], xy[np.isfinite(xy).all(axis=1)]
+    tile = np.floor(xy / (ENCODE.side * encoders.levels[0].metres_per_pixel))
+    order = np.lexsort((tile[:, 0], tile[:, 1]))
+    for start in range(0, len(order), POINT_ROWS):
+        part = order[start : start + POINT_ROWS]
+        at = rows[part]
+        embedding[at], valid[at] = _encode(encoders, source, lattice, xy[part], lonlat[at])
+    return embedding, valid
+
+
+def _encode(
+    encoders: Encoders,
+    source: ImagerySource,
+    crs: CRS,
+    xy: NDArray[np.float64],
+    lonlat: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings (n, D) and valid (n,) of places, given as (n, 2) x, y in the lattice's CRS and as lonlat."""
+    embedding = np.zeros((len(xy), encoders.dim), np.float32)
+    valid = np.zeros(len(xy), np.bool_)
+    with one_thread():
+        covered, finest = _contexts(encoders, source, crs, 0, xy)
+        if len(covered):
+            rest = range(1, len(encoders.levels))
+            levels = [finest, *(_contexts(encoders, source, crs, level, xy[covered])[1] for level in rest)]
+            valid[covered] = True
+        for start in range(0, len(covered), EMBED_ROWS):
+            part = slice(start, start + EMBED_ROWS)
+            rows = covered[part]
+            embedding[rows] = encoders.embed([context[part] for context in levels], lonlat[rows])
+    return embedding, valid
+
+
+def _contexts(
+    encoders: Encoders, source: ImagerySource, crs: CRS, level: int, xy: NDArray[np.float64]
+) -> tuple[Index, NDArray[np.float32]]:
+    """Context vectors of one scale at places (n, 2) x, y [m].
+
+    Returns:
+        rows (k,) of the places that have one, in order, and contexts (k, F) float32. At the finest level
+        these are the covered places; at the coarser ones, all.
+    """
+    spec = encoders.levels[level]
+    lattice = Lattice(crs, spec.metres_per_pixel)
+    at = lattice.positions(xy)
+    rows, pieces = [np.empty(0, np.intp)], [np.empty((0, 0), np.float32)]
+    for outer, members in windows(at, np.arange(len(at)), spec.margin, READ):
+        image, has_image = source.read(lattice.geobox(outer))
+        for box, inside in windows(at, members, spec.margin, ENCODE):
+            view = box.within(outer)
+            local = at[inside] - (box.row + spec.margin, box.col + spec.margin)
+            if level == 0:
+                enough = bilinear(coverage(has_image[view], spec.margin), local)[:, 0] >= COVERED
+                inside, local = inside[enough], local[enough]
+            if len(inside):
+                maps = encoders.context(level, image[(slice(None), *view)], has_image[view])
+                rows.append(inside)
+                pieces.append(bilinear(maps, local))
+    joined = np.concatenate(rows)
+    order = np.argsort(joined, kind="stable")
+    return joined[order], np.concatenate(pieces[1:])[order] if len(joined) else pieces[0]
+
+
+def _centres(grid: Grid, window: Window) -> NDArray[np.float64]:
+    """(h, w, 2) x, y of cell centres in the grid's CRS."""
+    x = grid.transform.c + grid.resolution * (window.col + np.arange(window.width) + 0.5)
+    y = grid.transform.f - grid.resolution * (window.row + np.arange(window.height) + 0.5)
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def _project(lonlat: NDArray[np.float64], crs: CRS) -> NDArray[np.float64]:
+    transformer = pyproj.Transformer.from_crs("EPSG:4326", crs.to_wkt(), always_xy=True)
+    return np.stack(transformer.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
+
+
+def _checked_lattice(crs: CRS, lonlat: NDArray[np.float64]) -> CRS:
+    """The CRS if chips keep their size there, near the middle of the points."""
+    if not keeps_size(crs, np.median(lonlat, axis=0)):
+        raise GridError(
+            "cannot cut chips in this CRS",
+            f"{crs} is not in metres or its area scale near the points is off by more than 10 %",
+            "give geomap.encode.lattice_crs(grid), or no CRS",
+        )
+    return crs

@@ -1,0 +1,233 @@
+"""The files of an embedding field: their names, checks, bytes, and how they are packed into one file.
+
+    zarr.json, embedding/zarr.json, valid/zarr.json     metadata, known before the first cell is encoded
+    embedding/c/I/J/0, valid/c/I/J                      chunks; both or none of a unit are there
+    manifest.json                                       every file with size and sha256; written last
+
+Every file is written under another name and renamed, so that what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore, ZipStore
+
+from geomap.errors import FieldError, OutputError
+
+MANIFEST = "manifest.json"
+PROGRESS = ".progress"  # holds the plan and the done-markers while a sweep is under way
+METADATA = ("zarr.json", "embedding/zarr.json", "valid/zarr.json")
+FORMAT = "geomap-field/1"
+UNREADABLE = (KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile)  # what damaged stores raise
+
+
+def chunk_keys(i: int, j: int) -> tuple[str, str]:
+    """File names of chunk row `i`, column `j` of the two arrays."""
+    return f"embedding/c/{i}/{j}/0", f"valid/c/{i}/{j}"
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def entry(data: bytes) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"sha256": sha256(data), "size": len(data)}
+
+
+def metadata_files(
+    shape: tuple[int, int], unit: int, dim: int, attributes: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The metadata of a field of (y, x) = `shape` cells as file name -> bytes."""
+    files: dict[str, Buffer] = {}
+    _create(files, shape, unit, dim, attributes)
+    return {name: files[name].to_bytes() for name in METADATA}
+
+
+def chunk_files(
+    i: int, j: int, embedding: NDArray[np.int8], valid: NDArray[np.bool_], unit: int
+) -> dict[str, bytes]:
+    """The two chunks of a unit as file name -> bytes.
+
+    Args:
+        i: Chunk row in the field.
+        j: Chunk column in the field.
+        embedding: (h, w, D) int8 with h, w <= unit; what is missing at the grid's edge is filled with 0.
+        valid: (h, w) bool.
+        unit: Side of a chunk in cells.
+    """
+    files: dict[str, Buffer] = {}
+    height, width, dim = embedding.shape
+    embeddings, mask = _create(files, (height, width), unit, dim, {})
+    embeddings[:] = embedding
+    mask[:] = valid.astype(np.uint8)
+    alone = chunk_keys(0, 0)  # as the only chunk of a small array; a chunk's bytes do not know its place
+    return {name: files[key].to_bytes() for name, key in zip(chunk_keys(i, j), alone, strict=True)}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under a passing name beside it, then rename it; leaves nothing when that fails.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    passing = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        passing.write_bytes(data)
+        os.replace(passing, path)
+    except OSError:
+        passing.unlink(missing_ok=True)
+        raise
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a finished field, every file of it there with its size.
+
+    Raises:
+        FieldError: There is none, or it is damaged, or files are missing or truncated.
+    """
+    what = "cannot open the embedding field"
+    try:
+        manifest: dict[str, Any] = json.loads(_read(path, MANIFEST))
+        if manifest.get("format") != FORMAT:
+            found = f"{path} has format {manifest.get('format')}"
+            raise FieldError(what, found, f"give a field of format {FORMAT}")
+        _check_sizes(path, manifest["files"])
+    except (FileNotFoundError, KeyError) as error:
+        raise _unfinished(path) from error
+    except FieldError:
+        raise
+    except (*UNREADABLE, AttributeError, TypeError) as error:
+        raise damaged(path, f"{MANIFEST}: {error}") from error
+    return manifest
+
+
+def read_checked(path: Path, name: str, expected: Mapping[str, Any]) -> bytes:
+    """A file of a directory or zip store that agrees with its manifest entry.
+
+    Raises:
+        FieldError: It is missing or differs.
+    """
+    try:
+        data = _read(path, name)
+    except UNREADABLE as error:
+        raise damaged(path, f"{name} cannot be read ({error})") from error
+    if entry(data) != expected:
+        raise damaged(path, f"{name} differs from the manifest")
+    return data
+
+
+def open_store(path: Path) -> LocalStore | ZipStore:
+    """The Zarr store of a directory or a zip file, read only."""
+    return LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+
+
+def damaged(path: Path, found: str) -> FieldError:
+    """The refusal of a damaged field."""
+    return FieldError(
+        "cannot read the embedding field",
+        f"{path} is damaged: {found}",
+        "make it again with geomap.embed --overwrite",
+    )
+
+
+def pack_field(zarr_dir: Path, zip_path: Path) -> None:
+    """Pack a finished directory store into one uncompressed `.zarr.zip`; the same field gives the same bytes.
+
+    Args:
+        zarr_dir: A finished store.
+        zip_path: The file to write; replaced if it exists.
+
+    Raises:
+        FieldError: The store is unfinished, or a file differs from its manifest.
+        OutputError: The zip file cannot be written.
+    """
+    files = read_manifest(zarr_dir)["files"]
+    passing = zip_path.with_name(f"{zip_path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with zipfile.ZipFile(passing, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(files):
+                archive.writestr(_member(name), read_checked(zarr_dir, name, files[name]))
+            archive.writestr(_member(MANIFEST), _read(zarr_dir, MANIFEST))
+        os.replace(passing, zip_path)
+    except OSError as error:
+        raise OutputError("cannot pack the field", f"{zip_path}: {error}", "choose another place") from error
+    finally:
+        passing.unlink(missing_ok=True)
+
+
+def _create(
+    files: dict[str, Buffer], shape: tuple[int, int], unit: int, dim: int, attributes: Mapping[str, Any]
+) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
+    """The arrays of an empty field in memory. Features come first inside a chunk: smooth planes compress better."""
+    group = zarr.create_group(MemoryStore(files), attributes=dict(attributes))
+    squeeze = BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle", typesize=1)
+    common: dict[str, Any] = {
+        "compressors": [
+            squeeze,
+            Crc32cCodec(),
+        ],  # Blosc alone would decode many damaged chunks to wrong values
+        "fill_value": 0,
+        "config": {"write_empty_chunks": True},
+    }
+    embedding = group.create_array(
+        "embedding",
+        shape=(*shape, dim),
+        chunks=(unit, unit, dim),
+        dtype="int8",
+        filters=[TransposeCodec(order=(2, 0, 1))],
+        dimension_names=("y", "x", "feature"),
+        **common,
+    )
+    valid = group.create_array(
+        "valid", shape=shape, chunks=(unit, unit), dtype="uint8", dimension_names=("y", "x"), **common
+    )
+    return embedding, valid
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """A zip entry without the hour it was written."""
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.external_attr = 0o644 << 16
+    return member
+
+
+def _read(path: Path, name: str) -> bytes:
+    if path.is_dir():
+        return (path / name).read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
+
+
+def _check_sizes(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a store with missing or truncated files: Zarr would read a missing chunk as zeros."""
+    if path.is_dir():
+        sizes = {name: (path / name).stat().st_size for name in files if (path / name).is_file()}
+    else:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+    for name, expected in files.items():
+        if sizes.get(name) != expected["size"]:
+            found = f"{name} has {sizes[name]} of {expected['size']} bytes" if name in sizes else f"no {name}"
+            raise damaged(path, found)
+
+
+def _unfinished(path: Path) -> FieldError:
+    what = "cannot open the embedding field"
+    if (path / PROGRESS).exists():
+        return FieldError(what, f"{path} is unfinished", "run geomap.embed again with --resume")
+    return FieldError(what, f"{path} has no {MANIFEST}", "give a field, or make one with geomap.embed")
