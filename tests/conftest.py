@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, sync_playwright
 
 # Names that change what a library or a command does; a developer's own values must not decide a test.
 # GEOMAP_SHARED stays: it says where the shared data are.
@@ -31,6 +34,9 @@ os.environ.update(
 for name in ("FORCE_COLOR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "ALL_PROXY"):
     os.environ.pop(name, None)
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
 # Deadlines would fail on a busy machine; examples are the same in every run.
 settings.register_profile(
     "geomap",
@@ -54,3 +60,16 @@ def steady_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")  # not the session: while it is open, no event loop can run in this thread
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, headless."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        assert os.environ.get("CI", "").lower() != "true", "no browser, and in CI nothing may be skipped"
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed; make test installs one")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=BROWSER_FLAGS)
+        yield chromium
+        chromium.close()

@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -374,19 +375,48 @@ def test_sockets_name_tcp_so_that_answers_are_not_delayed():
         assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_started_server_answers_and_stops_on_a_signal(maps):
+@contextmanager
+def started(maps: Path):
+    """The server as a process of its own; yields its address."""
     command = [sys.executable, "-m", "tiles", "--maps", str(maps), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            address = server.stdout.readline().split()[-1]
-            assert httpx.get(f"{address}healthz", timeout=30).json() == {"status": "ok"}
-            answer = httpx.get(f"{address}species/{POPPY}/preview.png", timeout=30)
-            assert Image.open(io.BytesIO(answer.content)).size == (SHAPE[1], SHAPE[0])
+            yield server.stdout.readline().split()[-1]
         finally:
             server.terminate()
-        _, log = server.communicate(timeout=30)
+            _, log = server.communicate(timeout=30)
     assert "Traceback" not in log
+
+
+def test_started_server_answers_and_stops_on_a_signal(maps):
+    with started(maps) as address:
+        assert httpx.get(f"{address}healthz", timeout=30).json() == {"status": "ok"}
+        answer = httpx.get(f"{address}species/{POPPY}/preview.png", timeout=30)
+        assert Image.open(io.BytesIO(answer.content)).size == (SHAPE[1], SHAPE[0])
+
+
+@pytest.mark.browser
+def test_page_in_a_browser_shows_every_species_with_its_picture(maps, browser):
+    with started(maps) as address:
+        page = browser.new_page()
+        asked, complaints = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address, wait_until="networkidle")
+        names = page.locator("li em").all_inner_texts()
+        sizes = page.eval_on_selector_all(
+            "img", "images => images.map(i => [i.naturalWidth, i.naturalHeight])"
+        )
+        page.get_by_role("link", name="TileJSON").first.click()
+        document = json.loads(page.inner_text("body"))
+        page.close()
+    assert names == ["Chamaea <fasciata>", "Eschscholzia californica"]
+    assert sizes == [[SHAPE[1], SHAPE[0]]] * 2
+    assert document["tilejson"].startswith("3.")
+    assert [url for url in asked if not url.startswith(address)] == []
+    assert complaints == []
 
 
 def test_import_loads_neither_torch_nor_a_cluster():

@@ -24,7 +24,8 @@ def index(summaries: Sequence[Mapping[str, str]]) -> str:
     maps = "".join(map(_entry, summaries)) or "<li>No map yet: run <code>python -m geomap.render</code>.</li>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>geomap</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head>"
         f"<body><h1>Species maps</h1><ul>{maps}</ul></body></html>"
     )
 
