@@ -4,16 +4,14 @@
     grid = grid_from_bbox(-118.5, 34, -117, 35)              # west south east north, land only
     grid = grid_from_options(region="park.geojson", resolution=250)
 
-Cell edges lie at multiples of the resolution from the CRS origin, so that grids of one CRS and resolution fit each
-other. In a CRS where the world repeats (projection.world_width) a world-wide grid has just the columns that cover the
-world once; the last one may hang over the edge by less than a cell, and points there are found in it.
+Cell edges lie at multiples of the resolution from the CRS origin, so that grids of one CRS and resolution
+fit each other. In a CRS where the world repeats (projection.world_width) a world-wide grid has just the columns
+that cover the world once; less than a cell hangs over the edge of the world, and points there are found in it.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,9 +27,9 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from geomap.errors import GridError
-from geomap.land import california, is_land, points_in, wrapped
-from geomap.layout import known_crs, lay, resolution_name, unit_cells
-from geomap.projection import WGS84, areas_km2, metres_per_unit, project, world_width
+from geomap.land import california, is_land, points_in
+from geomap.layout import grid_name, known_crs, lay, unit_cells
+from geomap.projection import WGS84, areas_km2, crossings_lonlat, metres_per_unit, project, world_width
 from geomap.regions import Region, bbox_lonlat, load_region, run_on
 
 
@@ -88,7 +86,7 @@ class Grid:
         return Window(0, 0, *self.shape)
 
     def units(self) -> list[Window]:
-        """The fixed blocks of unit x unit cells from row 0, column 0; the last of each row and column are cut."""
+        """The fixed blocks of unit x unit cells from row 0, column 0; those at the far edges are cut."""
         height, width = self.shape
         return [
             Window(row, col, min(self.unit, height - row), min(self.unit, width - col))
@@ -104,14 +102,14 @@ class Grid:
     def cell_lonlat(self, window: Window | None = None) -> NDArray[np.float64]:
         """Centres of cells: (h, w, 2) float64 lon, lat in degrees WGS 84, lon in -180..180.
 
-        A window may reach beyond the grid. Cells whose centre is no place on earth are NaN; cells beyond the seam of a
-        CRS in which the world repeats lie on its other side.
+        A window may reach beyond the grid. Cells whose centre is no place on earth are NaN; cells beyond the
+        seam of a CRS in which the world repeats lie on its other side.
         """
         row, col, height, width = window or self.whole
         return self._lonlat(row + np.arange(height) + 0.5, col + np.arange(width) + 0.5)
 
     def land_mask(self, window: Window | None = None) -> NDArray[np.bool_]:
-        """Whether the centre of each cell is land (and in the region): (h, w) bool, the same for any window."""
+        """Whether cell centres are land (and in the region): (h, w) bool, the same for any window."""
         centres = self.cell_lonlat(window)
         lonlat = centres.reshape(-1, 2)
         if self.mask == "california":
@@ -150,10 +148,10 @@ class Grid:
         return rows, cols, inside
 
     def cell_area_km2(self, window: Window | None = None) -> NDArray[np.float64]:
-        """True area of cells on the WGS 84 ellipsoid: (h, w) float64 km², NaN where a corner is no place on earth.
+        """True area of cells on the WGS 84 ellipsoid: (h, w) float64 km².
 
-        From the corners on the authalic sphere, joined by great circles. In a cylindrical CRS the part of a cell
-        beyond a pole counts nothing.
+        From the corners on the authalic sphere, joined by great circles. NaN where a corner is no place on
+        earth; in a cylindrical CRS the part of a cell beyond a pole counts nothing.
         """
         row, col, height, width = window or self.whole
         lonlat = self._lonlat(row + np.arange(height + 1.0), col + np.arange(width + 1.0), clip=True)
@@ -163,8 +161,8 @@ class Grid:
         """Everything as JSON values; `from_dict` gives the same grid back."""
         region = self.region and {**vars(self.region), "wkb": self.region.wkb.hex()}
         crs, transform = str(self.crs), list(self.transform)[:6]
-        shape = {"crs": crs, "transform": transform, "shape": list(self.shape)}
-        return {"name": self.name, **shape, "unit": self.unit, "mask": self.mask, "region": region}
+        cells = {"crs": crs, "transform": transform, "shape": list(self.shape), "unit": self.unit}
+        return {"name": self.name, **cells, "mask": self.mask, "region": region}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Grid:
@@ -190,20 +188,9 @@ class Grid:
         return "geomap.grid.Grid", repr(self.to_dict())
 
     def _lonlat(self, row: NDArray[Any], col: NDArray[Any], clip: bool = False) -> NDArray[np.float64]:
-        """Lon, lat (h, w, 2) of the crossings of fractional rows and columns; `clip` moves what lies beyond a pole."""
+        """Lon, lat (h, w, 2) where fractional rows and columns cross."""
         x, y = self.transform.c + self.resolution * col, self.transform.f - self.resolution * row
-        crs = str(self.crs)
-        if world_width(crs) is None:
-            mesh = np.stack(np.meshgrid(x, y), axis=-1)
-            return project(mesh.reshape(-1, 2), crs, WGS84).reshape(mesh.shape)
-        lon = project(np.stack([x, np.zeros_like(x)], axis=1), crs, WGS84)[:, 0]
-        lat = project(np.stack([np.zeros_like(y), y], axis=1), crs, WGS84)[:, 1]
-        pole = project(np.array([[0.0, 90.0]]), WGS84, crs)[0, 1]
-        beyond = np.abs(y) > pole  # False for Mercator, which has no pole
-        lat = np.where(beyond, np.copysign(90.0, y) if clip else np.nan, lat)
-        lonlat = np.stack(np.meshgrid(wrapped(lon), lat), axis=-1)
-        lonlat[np.isnan(lonlat).any(axis=-1)] = np.nan
-        return lonlat
+        return crossings_lonlat(x, y, str(self.crs), clip)
 
 
 def named_grid(name: str, resolution: float | None = None, crs: str | None = None) -> Grid:
@@ -230,7 +217,7 @@ def _named(name: str, resolution: float | None, crs: str | None) -> Grid:
     size = own_resolution if resolution is None and crs in (None, own_crs) else resolution
     geobox = lay(lonlat, size, crs or own_crs)
     if (geobox.affine.a, geobox.crs) != (own_resolution, CRS(own_crs)):
-        name = _slug(name, geobox, crs)
+        name = grid_name(name, geobox, crs)
     return Grid(name, geobox, unit_cells(geobox), mask)
 
 
@@ -256,8 +243,8 @@ def grid_from_bbox(
         south: Southern edge, -90..90.
         east: Eastern edge, -180..180.
         north: Northern edge, above `south`.
-        resolution: Side of a cell in the unit of the CRS. Default: 1 km, or the first of 2, 5, 10, 25, 50, 100 km with
-            at most two million cells (in a geographic CRS the same in degrees).
+        resolution: Side of a cell in the unit of the CRS. Default: 1 km, or the first of 2, 5, 10, 25, 50,
+            100 km with at most two million cells (in a geographic CRS 0.01 degrees instead of 1 km).
         crs: Default: EPSG:3310 inside California's box; a cylindrical equal-area CRS centred on 180 across the
             antimeridian; else EPSG:6933.
 
@@ -265,19 +252,9 @@ def grid_from_bbox(
         GridError: The box is not one, holds no land, or the resolution or CRS makes no sense.
     """
     box = (west, south, east, north)
-    shown = "west {:g}, south {:g}, east {:g}, north {:g}".format(*box)
-    if not all(map(math.isfinite, box)) or not -90 <= south <= 90 or not -90 <= north <= 90:
-        raise GridError("cannot use the box", shown, "Give degrees: longitudes -180..180, latitudes -90..90.")
-    if not -180 <= west <= 180 or not -180 <= east <= 180 or west == east:
-        raise GridError(
-            "cannot use the box",
-            shown,
-            "Give west and east within -180..180; west > east crosses the antimeridian.",
-        )
-    if south >= north:
-        raise GridError("cannot use the box", shown, "Give W S E N: south must lie below north.")
     geobox = lay(bbox_lonlat(*box), resolution, crs)
-    name = _slug("bbox_" + "_".join(f"{v:g}" for v in box), geobox, crs)
+    name = grid_name("bbox_" + "_".join(f"{edge:g}" for edge in box), geobox, crs)
+    shown = "west {:g}, south {:g}, east {:g}, north {:g}".format(*box)
     return _with_land(Grid(name, geobox, unit_cells(geobox)), shown)
 
 
@@ -292,7 +269,7 @@ def grid_from_region(path: str | Path, resolution: float | None = None, crs: str
     cell_m = geobox.affine.a * metres_per_unit(pyproj.CRS(str(geobox.crs)))
     region = load_region(path, tolerance_m=cell_m / 100)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in region.name.lower()).strip("-")
-    name = _slug(stem or "region", geobox, crs)
+    name = grid_name(stem or "region", geobox, crs)
     return _with_land(Grid(name, geobox, unit_cells(geobox), "region", region), str(path))
 
 
@@ -318,19 +295,11 @@ def grid_from_options(
     if bbox is not None:
         if len(bbox) != 4:
             raise GridError("cannot use the box", f"{len(bbox)} numbers", "Give four: W S E N.")
-        return grid_from_bbox(*bbox, resolution=resolution, crs=crs)
+        west, south, east, north = bbox
+        return grid_from_bbox(west, south, east, north, resolution, crs)
     if region is not None:
         return grid_from_region(region, resolution, crs)
     return named_grid(grid or "california", resolution, crs)
-
-
-def _slug(area: str, geobox: GeoBox, crs: str | None) -> str:
-    """Name of a grid that is not a named one: area, resolution, and the CRS if it was chosen."""
-    parts = [area, resolution_name(geobox)]
-    if crs is not None:
-        digest = hashlib.sha256(str(geobox.crs).encode()).hexdigest()[:8]
-        parts.append(f"epsg{geobox.crs.epsg}" if geobox.crs and geobox.crs.epsg else f"crs{digest}")
-    return "_".join(parts)
 
 
 def _with_land(grid: Grid, shown: str) -> Grid:

@@ -1,7 +1,8 @@
-"""Lays cells over an area: CRS, resolution and extent become a GeoBox with edges at multiples of the resolution."""
+"""Lays cells over an area: CRS, resolution and extent become a GeoBox, edges on whole multiples."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -73,7 +74,7 @@ def default_crs(lonlat: NDArray[np.float64]) -> str:
 
 
 def default_resolution(bounds: tuple[float, float, float, float], crs: CRS) -> float:
-    """1 km, or the first of 2, 5, 10, 25, 50, 100 km that gives at most MOST_CELLS; in degrees 0.01, 0.02 ..."""
+    """1 km, or the first of RESOLUTIONS_M that gives at most MOST_CELLS; in degrees 0.01, 0.02 ..."""
     left, bottom, right, top = bounds
     unit = 1 / METRES_PER_DEGREE if crs.geographic else 1 / metres_per_unit(pyproj.CRS(str(crs)))
     sizes = [metres * unit for metres in RESOLUTIONS_M]
@@ -111,21 +112,28 @@ def unit_cells(geobox: GeoBox) -> int:
     """
     metres = float(geobox.affine.a) * metres_per_unit(pyproj.CRS(str(geobox.crs)))
     power = math.floor(math.log2(max(UNIT_M / metres, 1.0)))
-    return min(max(2**power, SMALLEST_UNIT), LARGEST_UNIT)
+    return int(min(max(2**power, SMALLEST_UNIT), LARGEST_UNIT))
 
 
-def resolution_name(geobox: GeoBox) -> str:
-    """The resolution for names: "250m", "1km", "0.1deg"; in other units without a unit."""
-    size, crs = float(geobox.affine.a), pyproj.CRS(str(geobox.crs))
-    if crs.is_geographic:
-        return f"{size:g}deg"
-    if metres_per_unit(crs) != 1.0:
-        return f"{size:g}"
-    return f"{size / 1000:g}km" if size % 1000 == 0 else f"{size:g}m"
+def grid_name(area: str, geobox: GeoBox, crs: str | None) -> str:
+    """Name of a grid for folders: area, resolution, and the CRS where that was chosen ("x_250m_epsg3310")."""
+    size, plane = float(geobox.affine.a), pyproj.CRS(str(geobox.crs))
+    if plane.is_geographic:
+        shown = f"{size:g}deg"
+    elif metres_per_unit(plane) != 1.0:
+        shown = f"{size:g}units"
+    else:
+        shown = f"{size / 1000:g}km" if size % 1000 == 0 else f"{size:g}m"
+    if crs is None:
+        return f"{area}_{shown}"
+    code = plane.to_epsg()
+    return f"{area}_{shown}_" + (
+        f"epsg{code}" if code else hashlib.sha256(plane.to_wkt().encode()).hexdigest()[:8]
+    )
 
 
 def extent(lonlat: NDArray[np.float64], crs: str) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top of points in a CRS; where the world repeats in x, longitudes beyond 180 run on.
+    """Left, bottom, right, top of points in a CRS; where the world repeats, longitudes beyond 180 run on.
 
     Args:
         lonlat: (n, 2) degrees; longitudes may run beyond 180 (`bbox_lonlat`, `run_on`).

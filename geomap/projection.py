@@ -8,6 +8,8 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 
+from geomap.land import wrapped
+
 WGS84 = "EPSG:4326"
 ECCENTRICITY = 0.0818191908426215  # of WGS 84
 AUTHALIC_RADIUS_KM = 6371.0071809
@@ -29,7 +31,7 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
 
 @lru_cache(maxsize=64)
 def world_width(crs: str) -> float | None:
-    """Width of the whole world in x [units of the CRS] where x depends on longitude alone and linearly, else None.
+    """Width of the world in x [units of the CRS] where x depends on longitude alone and linearly, else None.
 
     Such a CRS (Mercator, Plate Carree, cylindrical equal-area ...) repeats: x + width is the same place.
     """
@@ -51,6 +53,25 @@ def metres_per_unit(crs: pyproj.CRS) -> float:
     axis = crs.axis_info[0]
     factor = float(axis.unit_conversion_factor)
     return factor * 6_371_008.8 if crs.is_geographic else factor
+
+
+def crossings_lonlat(
+    x: NDArray[np.float64], y: NDArray[np.float64], crs: str, clip: bool = False
+) -> NDArray[np.float64]:
+    """Lon, lat (h, w, 2) in degrees, lon within -180..180, where columns at x (w,) and rows at y (h,) cross.
+
+    NaN where there is no place on earth; `clip` puts what lies beyond a pole of a cylindrical CRS on the pole.
+    """
+    if world_width(crs) is None:
+        mesh = np.stack(np.meshgrid(x, y), axis=-1)
+        return project(mesh.reshape(-1, 2), crs, WGS84).reshape(mesh.shape)
+    lon = project(np.stack([x, np.zeros_like(x)], axis=1), crs, WGS84)[:, 0]
+    lat = project(np.stack([np.zeros_like(y), y], axis=1), crs, WGS84)[:, 1]
+    pole = project(np.array([[0.0, 90.0]]), WGS84, crs)[0, 1]  # NaN for Mercator, which has none
+    lat = np.where(np.abs(y) > pole, np.copysign(90.0, y) if clip else np.nan, lat)
+    lonlat = np.stack(np.meshgrid(wrapped(lon), lat), axis=-1)
+    lonlat[np.isnan(lonlat).any(axis=-1)] = np.nan
+    return lonlat
 
 
 def areas_km2(corners: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,6 +107,12 @@ def _q(sine: NDArray[np.float64]) -> NDArray[np.float64]:
 def _solid_angle(
     a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Area of triangles of unit vectors (..., 3) on the unit sphere: (...). Eriksson, Mathematics Magazine 63 (1990)."""
+    """Area of triangles on the unit sphere, corners (..., 3).
+
+    Reference: Eriksson, On the measure of solid angles, Mathematics Magazine 63 (1990), 184-187.
+    """
     volume = np.abs((a * np.cross(b - a, c - a)).sum(axis=-1))
-    return 2 * np.arctan2(volume, 1 + (a * b).sum(-1) + (b * c).sum(-1) + (c * a).sum(-1))
+    area: NDArray[np.float64] = 2 * np.arctan2(
+        volume, 1 + (a * b).sum(-1) + (b * c).sum(-1) + (c * a).sum(-1)
+    )
+    return area

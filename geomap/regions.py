@@ -1,7 +1,7 @@
 """Areas that a grid can be laid over: boxes in degrees and the polygons of a file.
 
-A region file keeps its polygon in its own CRS and points are tested there, so that its straight edges stay as they
-were drawn and neither a pole nor the antimeridian needs care.
+A region file keeps its polygon in its own CRS and points are tested there, so that its straight edges stay as
+they were drawn and neither a pole nor the antimeridian needs care.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Region:
         inside = self._holds(xy)
         if world_width(self.crs) == 360.0:  # polygons drawn beyond 180 degrees
             for turn in (-360.0, 360.0):
-                inside |= self._holds(xy + (turn, 0.0))
+                inside |= self._holds(xy + np.array([turn, 0.0]))
         return inside
 
     def _holds(self, xy: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -55,7 +55,7 @@ class Region:
         return inside
 
     def outline_lonlat(self) -> NDArray[np.float64]:
-        """Points along the edge and in the middle of each part, lon, lat (n, 2) in degrees, for finding extents."""
+        """Points along the edge and in the middle of each part, lon, lat (n, 2) in degrees."""
         polygon = _polygon(self.wkb)
         left, bottom, right, top = polygon.bounds
         dense = shapely.segmentize(polygon, max(right - left, top - bottom) / SIDE_POINTS or 1.0)
@@ -120,7 +120,21 @@ def _read_table(path: Path) -> gpd.GeoDataFrame:
 
 
 def bbox_lonlat(west: float, south: float, east: float, north: float) -> NDArray[np.float64]:
-    """Points along the edges and inside a box, lon, lat (n, 2); longitudes run on beyond 180 where west > east."""
+    """Points along the edges and inside a box, lon, lat (n, 2); longitudes run on beyond 180 where west > east.
+
+    Raises:
+        GridError: Not a box: not finite, out of range, or south not below north.
+    """
+    shown = f"west {west:g}, south {south:g}, east {east:g}, north {north:g}"
+    if not all(-180 <= lon <= 180 for lon in (west, east)) or not all(
+        -90 <= lat <= 90 for lat in (south, north)
+    ):
+        change = "Give W S E N in degrees, longitudes within -180..180 and latitudes within -90..90."
+        raise GridError("cannot use the box", shown, change)
+    if west == east:
+        raise GridError("cannot use the box", shown, "Give W S E N: west > east crosses the antimeridian.")
+    if south >= north:
+        raise GridError("cannot use the box", shown, "Give W S E N: south must lie below north.")
     lon = np.linspace(west, east + 360.0 if west > east else east, SIDE_POINTS)
     lat = np.linspace(south, north, SIDE_POINTS)
     sides = [np.column_stack([lon, np.full(SIDE_POINTS, side)]) for side in (south, north)]
@@ -130,7 +144,7 @@ def bbox_lonlat(west: float, south: float, east: float, north: float) -> NDArray
 
 
 def run_on(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same points with longitudes that run on from the widest empty gap eastwards, so beyond 180 where needed."""
+    """The same points, longitudes running on eastwards from the widest empty gap, beyond 180 where needed."""
     lon = np.sort(lonlat[:, 0] % 360.0)
     gaps = np.diff(np.append(lon, lon[0] + 360.0))
     west = lon[(int(gaps.argmax()) + 1) % len(lon)]
