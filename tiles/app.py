@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import morecantile
-from attrs import define
-from fastapi import Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi import Path as PathParameter
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse
 from morecantile.defaults import TileMatrixSets
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import TilerFactory
 
@@ -45,7 +43,6 @@ class PreviewSize(DefaultDependency):
     max_size: int = field(init=False, default=512)
 
 
-@define(kw_only=True)
 class MapTiler(TilerFactory):
     """The part of titiler's routes that a map needs: tiles, TileJSON, point, preview."""
 

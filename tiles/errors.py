@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from geomap.errors import GridError, MapError, NameNotFoundError
 from train.errors import ThreePartError

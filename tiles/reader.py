@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-from attrs import define
 from morecantile import Tile
 from PIL import Image
 from rio_tiler.errors import PointOutsideBounds, TileOutsideBounds
@@ -21,7 +20,6 @@ from tiles.errors import QueryError
 MAXZOOM = 24  # far below a metre; beyond it the arithmetic of tiles overflows
 
 
-@define(kw_only=True)
 class MapReader(Reader):
     """Reads the tiles and points of one map.
 
