@@ -156,7 +156,8 @@ def _contexts(
     spec = encoders.levels[level]
     lattice = Lattice(crs, spec.metres_per_pixel)
     at = lattice.positions(xy)
-    rows, pieces = [np.empty(0, np.intp)], [np.empty((0, 0), np.float32)]
+    rows: list[Index] = []
+    pieces: list[NDArray[np.float32]] = []
     for outer, members in windows(at, np.arange(len(at)), spec.margin, READ):
         image, has_image = source.read(lattice.geobox(outer))
         for box, inside in windows(at, members, spec.margin, ENCODE):
@@ -169,9 +170,18 @@ def _contexts(
                 maps = encoders.context(level, image[(slice(None), *view)], has_image[view])
                 rows.append(inside)
                 pieces.append(bilinear(maps, local))
+    return _in_order(rows, pieces)
+
+
+def _in_order(rows: list[Index], pieces: list[NDArray[np.float32]]) -> tuple[Index, NDArray[np.float32]]:
+    """Pieces of contexts, each with the places it is of, as one table by place."""
+    if len(rows) == 0:
+        return np.empty(0, np.intp), np.empty((0, 0), np.float32)
     joined = np.concatenate(rows)
-    order = np.argsort(joined, kind="stable")
-    return joined[order], np.concatenate(pieces[1:])[order] if len(joined) else pieces[0]
+    order = np.argsort(joined)
+    if len(rows) == 1 and np.array_equal(order, np.arange(len(order))):
+        return joined, pieces[0]  # the usual case; spares a copy of the largest array there is
+    return joined[order], np.concatenate(pieces)[order]
 
 
 def _centres(grid: Grid, window: Window) -> NDArray[np.float64]:
