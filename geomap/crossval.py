@@ -1,4 +1,4 @@
-"""Spatial-block cross-validation: sites are held out by whole blocks of longitude and latitude, never one by one."""
+"""Spatial-block cross-validation: sites are held out by whole blocks of longitude and latitude."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def block_ids(lonlat: NDArray[np.float64], degrees: float) -> NDArray[np.int64]:
 def assign_folds(blocks: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Share blocks out to folds of nearly equal numbers of sites.
 
-    Blocks are shuffled by the seed, then taken from the largest to the smallest (ties in shuffled order), each to the fold
-    that has the fewest sites so far.
+    Blocks are shuffled by the seed, then taken from the largest to the smallest (ties in shuffled order),
+    each to the fold that has the fewest sites so far.
 
     Args:
         blocks: (n,) block of each site.
@@ -96,7 +96,7 @@ class HeldOut:
         z: (m, M) float32 output of the fold's adapter there.
         weights: (S, M) float32 heads of the fold.
         bias: (S,) float32.
-        shares: (m, n') share of each training site in the null model's prediction.
+        shares: (m, n') share of each training site in the null model's prediction; of surveyed ones if any.
         rates: (n', S) rates at the training sites.
     """
 
@@ -159,8 +159,9 @@ def cross_validate(sites: Sites, fold: NDArray[np.int64], config: FitConfig, pro
         progress(f"fold {k + 1} of {int(fold.max()) + 1}")
         train, rows = sites.take(fold != k), np.flatnonzero(fold == k)
         fit = fit_group(train.features, train.targets(), config)
-        rates = train.rates()
-        shares = null_shares(train.lonlat, train.trials, rates, sites.lonlat[rows], config.seed)
+        known = train.take(train.surveyed) if train.surveyed.any() else train
+        rates = known.rates()
+        shares = null_shares(known.lonlat, known.trials, rates, sites.lonlat[rows], config.seed)
         z = adapter_of(fit).transform(sites.features[rows])
         parts.append(HeldOut(rows, z, fit.weights, fit.bias, shares, rates.tocsc()))
     return OutOfFold(fold, tuple(parts))

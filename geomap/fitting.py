@@ -1,7 +1,7 @@
-"""Fits a group of species: cross-validation with its null model, calibration, final heads, thresholds, scores.
+"""Fits a group of species: cross-validation beside its null model, calibration, thresholds, scores.
 
-    out = cross_validate(sites, fold, config, seed)     # what every fold says about the sites it never saw
-    heads = fit_species(sites, ...)                     # all of it, as SpeciesHeads
+out = cross_validate(sites, fold, config, seed)     # what every fold says about the sites it never saw
+heads = fit_species(sites, ...)                     # all of it, as SpeciesHeads
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Float = NDArray[np.float64]
 MIN_TEST_PRESENCES = 5  # sites; fewer give scores that mean nothing
 SPECIES_AT_ONCE = 64
 POOLED_ENTRIES = 4_000_000  # bound on the site-species pairs that the pooled calibration looks at
+
 
 def species_blocks(count: int) -> Iterator[slice]:
     """Slices of species that bound memory."""
@@ -67,7 +68,7 @@ def pooled_calibration(sites: Sites, out: OutOfFold) -> Calibrator:
 def calibrated(
     logits: Float, positives: Float, negatives: Float, sites: Sites, out: OutOfFold, pooled: Calibrator
 ) -> tuple[Float, Float]:
-    """Calibration of a block of species (s, 2), and its out-of-fold logits calibrated without their own fold (n, s)."""
+    """Calibration of a block of species (s, 2); out-of-fold logits calibrated without their own fold (n, s)."""
     held_out = np.empty_like(logits)
     for k, part in enumerate(out.parts):
         rows = (out.fold != k) & sites.surveyed
@@ -78,7 +79,7 @@ def calibrated(
 
 
 def balanced(rate: Float, emphasis: Float) -> Float:
-    """A rate among presences and background brought to the scale of suitability, where both weigh the same."""
+    """A rate among presences and background on the scale of suitability, where both weigh the same."""
     return emphasis * rate / (emphasis * rate + 1 - rate)
 
 
@@ -88,7 +89,8 @@ def score_block(sites: Sites, out: OutOfFold, columns: slice, pooled: Calibrator
     Scores are over surveyed sites where there are any, else over all.
 
     Returns:
-        a, b (s,); auc, ap, brier, boyce, n_test and null_*; lpt5, maxsss; held (n', s) scores and positives (n', s).
+        a, b (s,); auc, ap, brier, boyce, n_test and null_*; lpt5, maxsss; held (n', s) scores and positives
+        (n', s).
     """
     logits, (positives, negatives) = out.logits(columns), sites.counts(columns)
     platt = np.tile([1.0, 0.0], (logits.shape[1], 1))
@@ -98,7 +100,8 @@ def score_block(sites: Sites, out: OutOfFold, columns: slice, pooled: Calibrator
     null = out.null(columns)
     null = null if pooled is not None else balanced(null, emphasis)
     rows = sites.surveyed if pooled is not None else slice(None)
-    held, null, positives, negatives = (part[rows] for part in (sigmoid(logits.astype(np.float32)), null, positives, negatives))
+    held = sigmoid(logits[rows].astype(np.float32))
+    null, positives, negatives = null[rows], positives[rows], negatives[rows]
     present = (positives > 0).sum(axis=0)
     enough = present >= MIN_TEST_PRESENCES
     scores = metrics.score_species(held, positives, negatives, emphasis, enough)
@@ -111,7 +114,7 @@ def score_block(sites: Sites, out: OutOfFold, columns: slice, pooled: Calibrator
         **{f"null_{name}": value for name, value in beside.items()},
         "lpt5": rounded_down(presence_quantile(held, positives, QUANTILES["lpt5"])),
         "maxsss": rounded_down(maxsss(metrics.ranking(held, positives, negatives))),
-        "held": held,
+        "held": held.astype(np.float64),
         "positives": positives,
     }
 
@@ -172,12 +175,16 @@ def fit_species(
         platt.append(calibration)
     table = pd.concat([group.species.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
     fitted = fit.weights, fit.bias, np.concatenate(platt).astype(np.float32)
-    heads = SpeciesHeads(group.name, meaning, group.encoder_hash, adapter, *fitted, species=table, card=group.card)
+    heads = SpeciesHeads(
+        group.name, meaning, group.encoder_hash, adapter, *fitted, species=table, card=group.card
+    )
     return with_areas(heads, field, progress)
 
 
-def with_thresholds(scored: dict[str, Float], sites: Sites, fitted: NDArray[np.float32], columns: slice) -> pd.DataFrame:
-    """Thresholds and held-out omission of a block of species beside its scores; `fitted` are the final scores (n, s)."""
+def with_thresholds(
+    scored: dict[str, Float], sites: Sites, fitted: NDArray[np.float32], columns: slice
+) -> pd.DataFrame:
+    """Thresholds and held-out omission of a block beside its scores; `fitted` are final scores (n, s)."""
     held, positives = scored.pop("held"), scored.pop("positives")
     rows = sites.surveyed if sites.surveyed.any() else slice(None)
     present = sites.counts(columns)[0][rows]

@@ -1,9 +1,9 @@
 """Species heads: what turns an embedding into suitability or probability, in memory and on disk. NumPy only.
 
-    heads/NAME/
-    ├── heads.safetensors   adapter, weights, bias, calibration
-    ├── species.parquet     one row a species: names, records, thresholds, scores beside those of the null model
-    └── card.json           meaning, encoder hash, data credit, how it was fitted; written last
+heads/NAME/
+├── heads.safetensors   adapter, weights, bias, calibration
+├── species.parquet     one row a species: names, records, thresholds, scores beside those of the null model
+└── card.json           meaning, encoder hash, data credit, how it was fitted; written last
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class Adapter:
         Returns:
             (n, M) float32: relu(relu(x @ w1 + b1) @ w2 + b2) of every member, concatenated.
         """
-        x = (features - self.mean) / self.std
+        x: Array = (features - self.mean) / self.std
         parts = [relu(relu(x @ w1 + b1) @ w2 + b2) for w1, b1, w2, b2 in self.members]
         return np.concatenate(parts, axis=1)  # (n, M)
 
@@ -79,7 +78,8 @@ def relu(values: Array) -> Array:
 
 def sigmoid(logits: Array) -> Array:
     """Logistic function that neither overflows nor warns, float32."""
-    return np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * logits))
+    halved: Array = np.tanh(np.float32(0.5) * logits)
+    return np.float32(0.5) * (np.float32(1) + halved)
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,17 @@ class SpeciesHeads:
 
     Attributes:
         name: Name of the group, as in `--heads`.
-        meaning: "probability" (that one visit detects the species) when calibrated on complete surveys, else "suitability".
+        meaning: "probability" (that one visit detects the species) when calibrated on complete surveys, else
+            "suitability".
         encoder_hash: Hash of the encoders whose embeddings it takes.
         adapter: Shared adapter.
         weights: (S, M) float32.
         bias: (S,) float32.
         calibration: (S, 2) float32 columns a > 0 and b: logit' = a * logit + b.
-        species: One row a species, in the order of `weights`: scientificName, vernacularName, synonyms (joined by "; "),
-            records, cells, prevalence; for each of mtp, p10, lpt5, maxsss its threshold (column of that name), area_km2_* and
-            omission_*; auc, ap, brier, boyce, n_test and null_auc, null_ap, null_brier, null_boyce. Not computed: NaN.
+        species: One row a species, in the order of `weights`: scientificName, vernacularName, synonyms
+            (joined by "; "), records, cells, prevalence; for each of mtp, p10, lpt5, maxsss its threshold
+            (column of that name), area_km2_* and omission_*; auc, ap, brier, boyce, n_test and null_auc,
+            null_ap, null_brier, null_boyce. Not computed: NaN.
         card: Plain values: data credit, licence, grid, folds, settings, version, dropped species.
     """
 
@@ -182,7 +184,9 @@ def to_tensors(heads: SpeciesHeads) -> dict[str, Array]:
         "calibration": heads.calibration,
     }
     for k, member in enumerate(heads.adapter.members):
-        arrays |= {f"adapter.{k}.{part}": array for part, array in zip(("w1", "b1", "w2", "b2"), member, strict=True)}
+        arrays |= {
+            f"adapter.{k}.{part}": array for part, array in zip(("w1", "b1", "w2", "b2"), member, strict=True)
+        }
     return {key: np.ascontiguousarray(array, np.float32) for key, array in arrays.items()}
 
 
@@ -214,7 +218,9 @@ def require_free(path: Path, overwrite: bool) -> None:
         OutputError: `path` exists and may not be replaced.
     """
     if path.exists() and not overwrite:
-        raise OutputError(f"cannot write {path}", "it exists already", "Choose another --out or give --overwrite")
+        raise OutputError(
+            f"cannot write {path}", "it exists already", "Choose another --out or give --overwrite"
+        )
 
 
 def save_heads(heads: SpeciesHeads, path: Path, overwrite: bool = False) -> None:
@@ -226,11 +232,14 @@ def save_heads(heads: SpeciesHeads, path: Path, overwrite: bool = False) -> None
         overwrite: Replace a folder that holds heads already.
 
     Raises:
-        OutputError: The folder exists, or something else than heads would be overwritten, or it cannot be written.
+        OutputError: The folder exists, or something else than heads would be overwritten, or it cannot be
+            written.
     """
     require_free(path, overwrite)
     if path.exists() and not (path / "card.json").is_file():
-        raise OutputError(f"cannot overwrite {path}", "it does not hold species heads", "Choose another --out")
+        raise OutputError(
+            f"cannot overwrite {path}", "it does not hold species heads", "Choose another --out"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
@@ -239,7 +248,9 @@ def save_heads(heads: SpeciesHeads, path: Path, overwrite: bool = False) -> None
                 os.rename(path, Path(scratch) / "old")  # removed with the scratch folder
             os.rename(Path(scratch) / "new", path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}", error.strerror or str(error), "Choose a place with room") from error
+        raise OutputError(
+            f"cannot write {path}", error.strerror or str(error), "Choose a place with room"
+        ) from error
 
 
 def _write_files(heads: SpeciesHeads, folder: Path) -> None:
@@ -265,12 +276,16 @@ def load_heads(path: Path) -> SpeciesHeads:
         card = json.loads((path / "card.json").read_text())
         tensors = load_file(path / "heads.safetensors")
         species = pd.read_parquet(path / "species.parquet")
-        intact = file_sha256(path / "species.parquet") == card["species_sha256"] and card["format"] == CARD_FORMAT
+        intact = (
+            file_sha256(path / "species.parquet") == card["species_sha256"] and card["format"] == CARD_FORMAT
+        )
         heads = _assemble(card, tensors, species)
         intact = intact and heads.hash == card["hash"]
     except FileNotFoundError as error:
         missing = f"{Path(error.filename or path).name} is missing"
-        raise HeadsError(f"cannot read species heads from {path}", missing, "Name a folder made by geomap.fit") from error
+        raise HeadsError(
+            f"cannot read species heads from {path}", missing, "Name a folder made by geomap.fit"
+        ) from error
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, pyarrow.ArrowException) as error:
         raise _corrupt(path, f"{type(error).__name__}: {error}") from error
     if not intact:
@@ -279,7 +294,9 @@ def load_heads(path: Path) -> SpeciesHeads:
 
 
 def _corrupt(path: Path, found: str) -> HeadsError:
-    return HeadsError(f"cannot read species heads from {path}", found, "Fit the heads again, or copy the folder again")
+    return HeadsError(
+        f"cannot read species heads from {path}", found, "Fit the heads again, or copy the folder again"
+    )
 
 
 def _assemble(card: dict[str, Any], tensors: dict[str, Array], species: pd.DataFrame) -> SpeciesHeads:
@@ -288,5 +305,11 @@ def _assemble(card: dict[str, Any], tensors: dict[str, Array], species: pd.DataF
     adapter = Adapter(tensors["adapter.mean"], tensors["adapter.std"], members)  # type: ignore[arg-type]
     fitted = tensors["weights"], tensors["bias"], tensors["calibration"]
     return SpeciesHeads(
-        card["name"], card["meaning"], card["encoder_hash"], adapter, *fitted, species=species, card=card["card"]
+        card["name"],
+        card["meaning"],
+        card["encoder_hash"],
+        adapter,
+        *fitted,
+        species=species,
+        card=card["card"],
     )

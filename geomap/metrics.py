@@ -1,8 +1,9 @@
 """Scores of species models, for many species at once and with weighted trials.
 
-Every function takes scores (n, S) with the weight of the positive and of the negative trials at each site. For surveys every
-visit is one trial: the detections of a site are its positives and the other visits its negatives, both at the score of the
-site. For presence-only tables a presence is one positive and a background cell one negative.
+Every function takes scores (n, S) with the weight of the positive and of the negative trials at each site.
+For surveys every
+visit is one trial: the detections of a site are its positives and the other visits its negatives, both at the
+score of the site. For presence-only tables a presence is one positive and a background cell one negative.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Steps:
     false_before: Float
 
 
-def ranking(scores: NDArray[np.floating], positives: NDArray[np.floating], negatives: NDArray[np.floating]) -> Steps:
+def ranking(
+    scores: NDArray[np.floating], positives: NDArray[np.floating], negatives: NDArray[np.floating]
+) -> Steps:
     """Sort every species by falling score and add up its positives and negatives.
 
     Args:
@@ -90,12 +93,16 @@ def average_precision(steps: Steps) -> Float:
         (S,) float64 in 0..1; NaN where a species has no positive or no negative trial.
     """
     precision = _ratio(steps.true, steps.true + steps.false)
-    gain = np.where(steps.last & (steps.true > steps.true_before), (steps.true - steps.true_before) * precision, 0.0)
+    gain = np.where(
+        steps.last & (steps.true > steps.true_before), (steps.true - steps.true_before) * precision, 0.0
+    )
     value = _ratio(gain.sum(axis=0), steps.true[-1])
     return np.where(steps.false[-1] > 0, value, np.nan)
 
 
-def brier(scores: NDArray[np.floating], positives: NDArray[np.floating], negatives: NDArray[np.floating]) -> Float:
+def brier(
+    scores: NDArray[np.floating], positives: NDArray[np.floating], negatives: NDArray[np.floating]
+) -> Float:
     """Brier score per species: weighted mean of (score - outcome)^2 over all trials.
 
     Args:
@@ -112,16 +119,20 @@ def brier(scores: NDArray[np.floating], positives: NDArray[np.floating], negativ
 
 
 def _ratio(numerator: Float, denominator: Float) -> Float:
-    out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+    out: Float = np.full(np.broadcast(numerator, denominator).shape, np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out
 
 
-def boyce(scores: NDArray[np.floating], positives: NDArray[np.floating], available: NDArray[np.floating]) -> float:
+def boyce(
+    scores: NDArray[np.floating], positives: NDArray[np.floating], available: NDArray[np.floating]
+) -> float:
     """Continuous Boyce index of one species.
 
-    A window a tenth of the score range wide moves up in 100 steps; in each one the share of presences P is divided by the
-    share of the available sites E. The index is Spearman's correlation of P/E with the window's start, over the windows that
-    hold any site, each run of equal successive P/E counted once (its last window).
+    A window a tenth of the score range wide moves up in 100 steps; in each one the share of presences P is
+    divided by the share of the available sites E. The index is Spearman's correlation of P/E with the
+    window's start, over the windows that hold any site, each run of equal successive P/E counted once (its
+    last window).
 
     Args:
         scores: (n,) scores.
@@ -133,7 +144,8 @@ def boyce(scores: NDArray[np.floating], positives: NDArray[np.floating], availab
 
     Reference:
         Hirzel et al. 2006, Evaluating the ability of habitat suitability models to predict species presences
-        (https://doi.org/10.1016/j.ecolmodel.2006.05.017); the R package ecospat, whose first 100 windows these are.
+        (https://doi.org/10.1016/j.ecolmodel.2006.05.017); the R package ecospat, whose first 100 windows
+        these are.
     """
     value = np.asarray(scores, np.float64)
     low, high = value.min(), value.max()
@@ -177,8 +189,9 @@ def score_species(
         scores: (n, S) scores in 0..1.
         positives: (n, S) weight of positive trials.
         negatives: (n, S) weight of negative trials.
-        emphasis: (S,) factor on the positives in the Brier score alone: 1 for surveys; for suitability the factor that makes
-            presences and background weigh the same, since suitability is fitted on that scale (a constant 0.5 scores 0.25).
+        emphasis: (S,) factor on the positives in the Brier score alone: 1 for surveys; for suitability the
+            factor that makes presences and background weigh the same, since suitability is fitted on that
+            scale (a constant 0.5 scores 0.25).
         enough: (S,) bool, False for species with too few test presences: their scores are NaN.
 
     Returns:
@@ -186,7 +199,10 @@ def score_species(
     """
     steps = ranking(scores, positives, negatives)
     available = positives + negatives
-    index = [boyce(scores[:, s], positives[:, s], available[:, s]) if enough[s] else np.nan for s in range(scores.shape[1])]
+    index = [
+        boyce(scores[:, s], positives[:, s], available[:, s]) if enough[s] else np.nan
+        for s in range(scores.shape[1])
+    ]
     values = {
         "auc": roc_auc(steps),
         "ap": average_precision(steps),

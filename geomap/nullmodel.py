@@ -1,6 +1,7 @@
-"""The null model that every score stands beside: trees that know the coordinates and nothing else.
+"""The null model beside every score: trees that know the coordinates and nothing else.
 
-A model that reads imagery has to beat this one, not 0.5: nearby sites share species, so that coordinates alone score high.
+A model that reads imagery has to beat this one, not 0.5: nearby sites share species, so that coordinates
+alone score high.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ EXACT_SIZE = 1_000_000  # sites times species up to which every species is an ou
 
 
 def xyz(lonlat: NDArray[np.float64]) -> Float:
-    """Points on the unit sphere (n, 3) from degrees (n, 2): no seam at the antimeridian, no stretching at the poles."""
+    """Points on the unit sphere (n, 3) from degrees (n, 2): no seam at the antimeridian or the poles."""
     lon, lat = np.radians(lonlat).T
     return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
@@ -30,12 +31,13 @@ def null_shares(
     test_lonlat: NDArray[np.float64],
     seed: int,
 ) -> sparse.csr_matrix:
-    """Fit extremely randomised trees on x, y, z of the coordinates, and say how test sites follow from training sites.
+    """Fit extremely randomised trees on x, y, z; say how test sites follow from training sites.
 
-    One multi-output forest serves all species. For large groups (n * S above a million) its splits are chosen on a random
-    projection of the rates to 16 numbers: a multi-output tree minimises the summed variance of its outputs, which such a
-    projection keeps (Johnson-Lindenstrauss), so that thousands of species cost no more than 16. The prediction of a leaf is
-    the trial-weighted mean of its sites, for every species itself.
+    One multi-output forest serves all species. For large groups (n * S above a million) its splits are chosen
+    on a random
+    projection of the rates to 16 numbers: a multi-output tree minimises the summed variance of its outputs,
+    which such a projection keeps (Johnson-Lindenstrauss), so that thousands of species cost no more than 16.
+    The prediction of a leaf is the trial-weighted mean of its sites, for every species itself.
 
     Args:
         train_lonlat: (n, 2) degrees WGS 84.
@@ -45,7 +47,8 @@ def null_shares(
         seed: Seed of the projection and of the trees.
 
     Returns:
-        (m, n) float64, rows adding up to 1. `shares @ rates` is the forest's prediction (m, S), for any block of species.
+        (m, n) float64, rows adding up to 1. `shares @ rates` is the forest's prediction (m, S), for any block
+        of species.
 
     Reference:
         Geurts et al. 2006, Extremely randomized trees (https://doi.org/10.1007/s10994-006-6226-1).
@@ -62,7 +65,8 @@ def null_shares(
 
 
 def _projection(species: int, width: int, seed: int) -> Float:
-    return np.random.default_rng(seed).standard_normal((species, width)) / np.sqrt(width)
+    normal: Float = np.random.default_rng(seed).standard_normal((species, width))
+    return normal / float(np.sqrt(width))
 
 
 def _leaves(forest: ExtraTreesRegressor, points: Float) -> sparse.csr_matrix:

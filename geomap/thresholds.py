@@ -5,7 +5,8 @@
     lpt5     5th percentile of the held-out presences
     maxsss   maximum of sensitivity + specificity on the held-out sites
 
-Maps are stored with four decimals, so thresholds are rounded down to four decimals: a presence at the threshold stays above it.
+Maps are stored with four decimals, so thresholds are rounded down to four decimals: a presence at the
+threshold stays above it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ SPECIES_AT_ONCE = 64
 
 def rounded_down(threshold: NDArray[np.floating]) -> Float:
     """Thresholds cut after the fourth decimal; NaN stays NaN."""
-    nearest = np.round(np.asarray(threshold, np.float64), 4)  # 0.3 as float32 is just below 0.3 and must not become 0.2999
+    nearest = np.round(
+        np.asarray(threshold, np.float64), 4
+    )  # 0.3 as float32 is just below 0.3 and must not become 0.2999
     return np.where(nearest - threshold > 1e-7, np.round(nearest - 1e-4, 4), nearest)
 
 
@@ -73,7 +76,9 @@ def maxsss(steps: Steps) -> Float:
     return np.where(known, np.take_along_axis(steps.scores, best[None], axis=0)[0], np.nan)
 
 
-def omission(scores: NDArray[np.floating], weights: NDArray[np.floating], threshold: NDArray[np.floating]) -> Float:
+def omission(
+    scores: NDArray[np.floating], weights: NDArray[np.floating], threshold: NDArray[np.floating]
+) -> Float:
     """Share of presences with a score below the threshold, as the map shows scores (four decimals).
 
     Args:
@@ -118,7 +123,9 @@ def areas_above(
         area = field.grid.cell_area_km2(window)[valid]
         for start in range(0, len(heads), SPECIES_AT_ONCE):
             chosen = range(start, min(start + SPECIES_AT_ONCE, len(heads)))
-            total[chosen.start : chosen.stop] += _area_of(heads.predict_transformed(z, chosen), area, cut[chosen.start : chosen.stop])
+            total[chosen.start : chosen.stop] += _area_of(
+                heads.predict_transformed(z, chosen), area, cut[chosen.start : chosen.stop]
+            )
         if progress is not None:
             progress(int(valid.sum()))
     return np.where(np.isnan(thresholds), np.nan, total)

@@ -114,7 +114,9 @@ def flip(path):
 
 
 @pytest.mark.parametrize("file", ["card.json", "heads.safetensors", "species.parquet"])
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
+)
 def test_damaged_heads_are_refused(heads, tmp_path, file, damage):
     save_heads(heads, tmp_path / "birds")
     damage(tmp_path / "birds" / file)

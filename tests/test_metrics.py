@@ -34,7 +34,9 @@ def test_weighted_auc_and_average_precision_equal_sklearn(trials):
     for s in range(5):
         outcome, score, weight = expand(*(array[:, s] for array in trials))
         assert auc[s] == pytest.approx(roc_auc_score(outcome, score, sample_weight=weight), abs=1e-12)
-        assert ap[s] == pytest.approx(average_precision_score(outcome, score, sample_weight=weight), abs=1e-12)
+        assert ap[s] == pytest.approx(
+            average_precision_score(outcome, score, sample_weight=weight), abs=1e-12
+        )
 
 
 def test_brier_counts_every_visit(trials):
@@ -48,7 +50,12 @@ def test_a_visit_weighted_site_equals_its_visits_written_out(trials):
     scores, positives, negatives = (array[:, :1] for array in trials)
     times = (positives + negatives)[:, 0].astype(int)
     single = np.repeat(scores, times, axis=0)
-    outcome = np.concatenate([np.r_[np.ones(int(p)), np.zeros(int(n))] for p, n in zip(positives[:, 0], negatives[:, 0], strict=True)])
+    outcome = np.concatenate(
+        [
+            np.r_[np.ones(int(p)), np.zeros(int(n))]
+            for p, n in zip(positives[:, 0], negatives[:, 0], strict=True)
+        ]
+    )
     auc = metrics.roc_auc(metrics.ranking(scores, positives, negatives))
     written_out = metrics.roc_auc(metrics.ranking(single, outcome[:, None], 1 - outcome[:, None]))
     assert auc == pytest.approx(written_out, abs=1e-12)
@@ -78,7 +85,9 @@ def test_auc_properties(scores, seed):
     assert auc + reversed_auc == pytest.approx(1, abs=1e-9)
     swapped = metrics.roc_auc(metrics.ranking(scores, negatives, positives))
     assert auc + swapped == pytest.approx(1, abs=1e-9)
-    assert metrics.roc_auc(metrics.ranking(8 * scores, 2 * positives, 5 * negatives)) == pytest.approx(auc, abs=1e-9)
+    assert metrics.roc_auc(metrics.ranking(8 * scores, 2 * positives, 5 * negatives)) == pytest.approx(
+        auc, abs=1e-9
+    )
 
 
 def literal_boyce(fit, obs, windows=100):
@@ -92,7 +101,9 @@ def literal_boyce(fit, obs, windows=100):
         expected = np.mean((fit >= start) & (fit <= start + width))
         if expected > 0:
             found.append((round(present / expected, 10), start))
-    kept = [pair for pair, after in zip(found, [*found[1:], (None, None)], strict=True) if pair[0] != after[0]]
+    kept = [
+        pair for pair, after in zip(found, [*found[1:], (None, None)], strict=True) if pair[0] != after[0]
+    ]
     return spearmanr(*zip(*kept, strict=True)).statistic
 
 
@@ -101,7 +112,9 @@ def test_boyce_equals_the_written_out_definition(seed):
     rng = np.random.default_rng(seed)
     scores = rng.random(400)
     present = rng.random(400) < scores ** (seed + 1)
-    assert metrics.boyce(scores, present * 1.0, np.ones(400)) == pytest.approx(literal_boyce(scores, scores[present]))
+    assert metrics.boyce(scores, present * 1.0, np.ones(400)) == pytest.approx(
+        literal_boyce(scores, scores[present])
+    )
 
 
 def test_boyce_worked_by_hand():

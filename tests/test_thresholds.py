@@ -17,7 +17,10 @@ from geomap.heads import Adapter, SpeciesHeads
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=40), st.sampled_from([0.0, 0.05, 0.1, 0.5]))
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=40),
+    st.sampled_from([0.0, 0.05, 0.1, 0.5]),
+)
 def test_quantile_loses_at_most_its_share_and_no_higher_score_does(sites, share):
     scores, weights = np.array(sites, float).T
     found = thresholds.presence_quantile(scores[:, None], weights[:, None], share)[0]
@@ -45,7 +48,10 @@ def test_maxsss_by_trying_every_threshold():
 
         def total(t, s=s):
             above = scores[:, s] >= t
-            return positives[above, s].sum() / positives[:, s].sum() - negatives[above, s].sum() / negatives[:, s].sum()
+            return (
+                positives[above, s].sum() / positives[:, s].sum()
+                - negatives[above, s].sum() / negatives[:, s].sum()
+            )
 
         best = max(total(t) for t in np.unique(scores[:, s]))
         assert total(found[s]) == pytest.approx(best)
@@ -128,4 +134,6 @@ def test_area_of_zero_threshold_is_the_whole_field():
 def test_area_refuses_a_field_of_another_encoder():
     heads, field = painted(2)
     with pytest.raises(HeadsError, match="encoder"):
-        thresholds.areas_above(heads, PaintedField(field.values, field.valid, encoder_hash="other"), np.zeros((2, 1)))
+        thresholds.areas_above(
+            heads, PaintedField(field.values, field.valid, encoder_hash="other"), np.zeros((2, 1))
+        )

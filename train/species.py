@@ -1,7 +1,7 @@
-"""Fits species heads on frozen features: a small adapter shared by a group of species, and one linear head per species.
+"""Fits species heads on frozen features: a small adapter shared by a group, one linear head per species.
 
-The adapter is an ensemble of two-layer perceptrons; a species is a weight vector over their concatenated outputs, so one more
-species costs a logistic regression and, on the map, a dot product.
+The adapter is an ensemble of two-layer perceptrons; a species is a weight vector over their concatenated
+outputs, so one more species costs a logistic regression and, on the map, a dot product.
 
     fit_group       adapter and heads together, from all species of the group
     fit_heads_on    heads alone, for new species on a fixed adapter
@@ -42,15 +42,15 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Targets:
-    """Weighted trials of n sites and S species; the positives in compressed rows, so that thousands of species fit in memory.
+    """Weighted trials of n sites and S species; positives in compressed rows, so that thousands fit in memory.
 
     Attributes:
         trials: (n,) float32 weight of all trials at a site: visits, or 1 (any weight) for a background cell.
         indptr: (n + 1,) int64 start of each site's entries.
         species: (entries,) int32 species index of each entry.
         successes: (entries,) float32 trials that met the species; the site's other trials are its negatives.
-        weights: (entries,) float32 weight of the positives in the loss: successes for surveys, more for presences that must
-            weigh as much as all the background.
+        weights: (entries,) float32 weight of the positives in the loss: successes for surveys, more for
+            presences that must weigh as much as all the background.
         count: Number of species S.
     """
 
@@ -86,7 +86,8 @@ class GroupFit:
 
     Attributes:
         mean, std: (D,) float32 normalisation of the features.
-        members: tuple of (w1 (D, H), b1 (H,), w2 (H, K), b2 (K,)), all float32; z = relu(relu(x @ w1 + b1) @ w2 + b2).
+        members: tuple of (w1 (D, H), b1 (H,), w2 (H, K), b2 (K,)), all float32; z = relu(relu(x @ w1 + b1) @
+            w2 + b2).
         weights: (S, M) float32 heads over the concatenated z, M = members * K.
         bias: (S,) float32.
     """
@@ -101,8 +102,8 @@ class GroupFit:
 def fit_group(features: Array, targets: Targets, config: FitConfig) -> GroupFit:
     """Fit the shared adapter and the heads of a group of species.
 
-    The loss is the binomial negative log likelihood of the weighted trials, averaged over sites and species. The same input
-    and seed give the same result on the same machine.
+    The loss is the binomial negative log likelihood of the weighted trials, averaged over sites and species.
+    The same input and seed give the same result on the same machine.
 
     Args:
         features: (n, D) float32, finite.
@@ -145,7 +146,9 @@ class _Ensemble(nn.Module):
         return torch.matmul(nn.functional.dropout(z, self.dropout), self.w3) + self.b3
 
     def arrays(self) -> tuple[tuple[Member, ...], Array, Array]:
-        w1, b1, w2, b2, w3, b3 = (p.detach().numpy() for p in (self.w1, self.b1, self.w2, self.b2, self.w3, self.b3))
+        w1, b1, w2, b2, w3, b3 = (
+            p.detach().numpy() for p in (self.w1, self.b1, self.w2, self.b2, self.w3, self.b3)
+        )
         members = tuple((w1[k], b1[k, 0], w2[k], b2[k, 0]) for k in range(len(w1)))
         weights = np.concatenate([w.T for w in w3], axis=1) / np.float32(len(w3))  # (S, members * width)
         return members, np.ascontiguousarray(weights), b3.mean(axis=(0, 1))
@@ -159,14 +162,20 @@ def _layer(members: int, inputs: int, outputs: int) -> tuple[nn.Parameter, nn.Pa
 def _train(ensemble: _Ensemble, inputs: Tensor, targets: Targets, config: FitConfig) -> None:
     sites = len(inputs)
     steps = min(config.max_steps, config.epochs * math.ceil(sites / config.batch))
-    optimiser = torch.optim.AdamW(ensemble.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=steps, pct_start=0.1)
+    optimiser = torch.optim.AdamW(
+        ensemble.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=steps, pct_start=0.1
+    )
     mean_trials = float(targets.trials.mean())
     for rows in _batches(sites, config.batch, steps):
         positive, negative = (torch.from_numpy(part) for part in targets.dense(rows))
         loss = _loss(ensemble(inputs[torch.from_numpy(rows)]), positive, negative) / mean_trials
         if not torch.isfinite(loss):
-            raise DivergedError("cannot fit the species heads", f"a loss of {loss.item()}", "Lower the learning rate")
+            raise DivergedError(
+                "cannot fit the species heads", f"a loss of {loss.item()}", "Lower the learning rate"
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -203,7 +212,9 @@ def fit_heads_on(z: Array, targets: Targets, l2: float) -> tuple[Array, Array]:
     total = torch.from_numpy(positive + negative)
     weight = torch.zeros(inputs.shape[1], targets.count, requires_grad=True)
     bias = torch.from_numpy(np.log((positive + 0.5) / (negative + 0.5))).requires_grad_()
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, history_size=20, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -217,7 +228,7 @@ def fit_heads_on(z: Array, targets: Targets, l2: float) -> tuple[Array, Array]:
         loss.backward()
         return loss.detach()
 
-    final = float(optimiser.step(closure))  # type: ignore[no-untyped-call]
+    final = float(optimiser.step(closure))
     if not math.isfinite(final):
         raise DivergedError("cannot fit the species heads", f"a loss of {final}", "Raise l2_head")
     weights = weight.detach().numpy() / std[:, None]  # (M, S), back on the scale of z

@@ -1,0 +1,301 @@
+"""Fits species heads on frozen encoders: minutes on two cores, from one species to thousands.
+
+    python -m geomap.fit --records plants.csv --out heads/my-plants            # presence-only: suitability
+    python -m geomap.fit --surveys routes.csv --out heads/my-birds             # complete surveys: probability
+
+With both tables the species of the surveys are fitted, the records add presences, and the surveys alone
+calibrate and score.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from geomap.background import BACKGROUND, extent_of
+from geomap.catalog import Catalog, bundle_path
+from geomap.checks import Checks
+from geomap.checks import lonlat_of as lonlat_columns
+from geomap.cli import run
+from geomap.crossval import Progress, assign_folds, block_degrees, block_ids
+from geomap.errors import HeadsError, RecordsError
+from geomap.field import EmbeddingField, open_field
+from geomap.fitting import MIN_TEST_PRESENCES, Group, fit_species
+from geomap.gather import Gathered, combined, record_sites, survey_sites, with_background, without_rare
+from geomap.heads import SpeciesHeads, require_free, save_heads
+from geomap.pointsource import PointSource, best_bundled_field, point_source
+from geomap.records import Records, read_records, read_surveys
+
+if TYPE_CHECKING:
+    from train.species import FitConfig
+
+app = typer.Typer(add_completion=False)
+SURVEY_SCORES = (
+    "visits of the held-out blocks: detections are positives, the other visits of a location negatives"
+)
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """Everything that `geomap.fit` is asked for."""
+
+    out: Path  # folder of the heads; its name becomes theirs
+    records: Path | None = None  # presence-only table
+    surveys: Path | None = None  # complete surveys
+    field: Path | None = (
+        None  # embedding field; None with grid and imagery None: the shipped one that fits the records
+    )
+    grid: str | None = None  # name of a shipped field
+    imagery: str | None = None  # encodes what the field does not have, or all without --field and --grid
+    encoders: Path | None = None  # for the imagery; None: the shipped ones
+    folds: int = 5  # of the cross-validation
+    block_degrees: float | None = None  # side of its blocks; None: 0.5 within 12 x 12 degrees, else 5
+    min_records: int = 10  # cells or locations with the species; fewer: left out and listed
+    max_uncertainty: float | None = (
+        None  # m, of presence-only records; None: the side of a cell, at least 1 km
+    )
+    background: int = 10_000  # random land cells of presence-only fits
+    seed: int = 0  # of folds, background, adapter and null model
+    credit: str = ""  # of the records, kept in the heads
+    licence: str = ""  # of the records, kept in the heads
+    overwrite: bool = False
+
+
+@app.command()
+def fit(
+    out: Annotated[Path, typer.Option(help="Folder for the heads.")],
+    records: Annotated[Path | None, typer.Option(help="Presence-only records.")] = None,
+    surveys: Annotated[Path | None, typer.Option(help="Complete surveys: visits and detections.")] = None,
+    field: Annotated[
+        Path | None, typer.Option(help="Embedding field. Default: the shipped one that fits.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Name of a shipped field.")] = None,
+    imagery: Annotated[str | None, typer.Option(help="Imagery for what the field does not have.")] = None,
+    encoders: Annotated[
+        Path | None, typer.Option(help="Encoders for the imagery. Default: the shipped ones.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    block_degrees: Annotated[
+        float | None, typer.Option(help="Side of a block. Default: 0.5 within 12 x 12 degrees, else 5.")
+    ] = None,
+    min_records: Annotated[int, typer.Option(help="Fewest cells or locations with a species.", min=1)] = 10,
+    max_uncertainty: Annotated[
+        float | None, typer.Option(help="Largest coordinate uncertainty [m]. Default: the side of a cell.")
+    ] = None,
+    background: Annotated[
+        int, typer.Option(help="Random land cells for presence-only records.", min=1)
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    credit: Annotated[str, typer.Option(help="Credit of the records, kept in the heads.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the records, kept in the heads.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing heads.")] = False,
+) -> None:
+    """Fit species heads on records or surveys, with cross-validated scores beside those of a null model."""
+    request = FitRequest(
+        out, records, surveys, field, grid, imagery, encoders, folds, block_degrees, min_records, max_uncertainty,
+        background, seed, credit, licence, overwrite,
+    )  # fmt: skip
+    started, console = time.perf_counter(), Console()
+    heads = fit_heads(
+        request, progress=lambda stage: console.print(f"{time.perf_counter() - started:5.0f} s  {stage}")
+    )
+    console.print(summary(heads))
+    console.print(f"{out}: {len(heads)} species, {heads.meaning}, in {time.perf_counter() - started:.0f} s")
+
+
+def fit_heads(
+    request: FitRequest, config: FitConfig | None = None, progress: Progress = lambda stage: None
+) -> SpeciesHeads:
+    """Read, fit, score and save a group of species.
+
+    Args:
+        request: What to fit on, and where to.
+        config: Settings of the trainer; its seed is replaced by the request's.
+        progress: Told about each stage.
+
+    Returns:
+        The heads as saved.
+
+    Raises:
+        RecordsError, FieldError, ImageryError, HeadsError: Something given cannot be used.
+        OutputError: The output exists, or cannot be written.
+    """
+    refuse_nonsense(request)
+    require_free(request.out, request.overwrite)
+    progress("reading the records")
+    tables = read_tables(request)
+    source = source_of(request, np.concatenate([lonlat_of(table) for table in tables]))
+    progress("embedding the places")
+    degrees, gathered = gather(request, tables, source)
+    fold = assign_folds(block_ids(gathered.sites.lonlat, degrees), request.folds, request.seed)
+
+    from train.species import FitConfig  # imported here: torch is slow to load
+
+    config = replace(config or FitConfig(), seed=request.seed)
+    card = card_of(request, tables, source, gathered, degrees, config)
+    group = Group(request.out.resolve().name, gathered.taxa, source.encoder_hash, card)
+    heads = fit_species(gathered.sites, group, fold, config, source.field, progress)
+    progress("saving")
+    save_heads(heads, request.out, request.overwrite)
+    return heads
+
+
+def refuse_nonsense(request: FitRequest) -> None:
+    """Refuse options that contradict each other or make no sense.
+
+    Raises:
+        RecordsError: No table is given, or a number is out of its range.
+        HeadsError: Two fields are named.
+    """
+    if request.records is None and request.surveys is None:
+        raise RecordsError(
+            "cannot fit species", "neither --records nor --surveys", "Give one of them, or both"
+        )
+    if request.field is not None and request.grid is not None:
+        raise HeadsError(
+            "cannot choose the field",
+            f"--field {request.field} and --grid {request.grid}",
+            "Give one of them",
+        )
+    if request.block_degrees is not None and not 0 < request.block_degrees <= 90:
+        raise RecordsError(
+            "cannot make blocks",
+            f"--block-degrees {request.block_degrees:g}",
+            "Give a side above 0 and up to 90",
+        )
+    if request.max_uncertainty is not None and not request.max_uncertainty > 0:
+        raise RecordsError(
+            "cannot sift the records", f"--max-uncertainty {request.max_uncertainty:g}", "Give metres above 0"
+        )
+
+
+def read_tables(request: FitRequest) -> list[Records]:
+    """The surveys, then the presence-only records, as far as they are given.
+
+    Uncertainty is judged later, when the size of a cell is known.
+    """
+    checks = Checks(max_uncertainty_m=None)
+    tables = [] if request.surveys is None else [read_surveys(request.surveys, checks)]
+    return tables if request.records is None else [*tables, read_records(request.records, checks)]
+
+
+def lonlat_of(table: Records) -> NDArray[np.float64]:
+    """Places of a table (n, 2): all visited ones of surveys, those of the rows of records."""
+    if table.locations is None:
+        return table.lonlat
+    return lonlat_columns(table.locations)
+
+
+def source_of(request: FitRequest, lonlat: NDArray[np.float64]) -> PointSource:
+    """Where embeddings come from: the field that is named, imagery, or the shipped field that fits the records."""
+    field: EmbeddingField | None = None
+    if request.field is not None:
+        field = open_field(request.field)
+    elif request.grid is not None:
+        field = Catalog(bundle_path(), {}).field(request.grid)
+    elif request.imagery is None:
+        field = best_bundled_field(lonlat)
+    return point_source(field, request.imagery, request.encoders)
+
+
+def gather(request: FitRequest, tables: list[Records], source: PointSource) -> tuple[float, Gathered]:
+    """Side of the blocks [degrees], and the sites of all tables with background."""
+    parts = []
+    for table in tables:
+        if table.kind == "survey":
+            parts.append(survey_sites(table, source))
+        else:
+            parts.append(record_sites(table, source, request.max_uncertainty))
+    places = np.concatenate([part.sites.lonlat for part in parts])
+    degrees = request.block_degrees or block_degrees(places)
+    parts[0] = without_rare(parts[0], request.min_records)
+    if request.records is not None:
+        extent = extent_of(places, margin=degrees)
+        parts[-1] = with_background(parts[-1], extent, source, request.background, request.seed)
+    return degrees, parts[0] if len(parts) == 1 else combined(parts[0], parts[1])
+
+
+def card_of(
+    request: FitRequest,
+    tables: list[Records],
+    source: PointSource,
+    gathered: Gathered,
+    degrees: float,
+    config: FitConfig,
+) -> dict[str, Any]:
+    """What the heads say about themselves, in plain values."""
+    surveyed = gathered.sites.surveyed
+    return {
+        "version": version("geomap"),
+        "data": {
+            "sources": [table.source for table in tables],
+            "credit": request.credit,
+            "licence": request.licence,
+            "rows": sum(table.rows_in for table in tables),
+            "dropped": dict(gathered.dropped),
+            "notes": {note: count for table in tables for note, count in table.notes.items()},
+        },
+        "grid": None if source.field is None else source.field.grid.name,
+        "imagery": source.field.imagery_id
+        if source.field is not None
+        else source.imagery.id
+        if source.imagery
+        else None,
+        "sites": {"surveyed": int(surveyed.sum()), "records_and_background": int((~surveyed).sum())},
+        "dropped_species": dict(gathered.rare),
+        "min_records": request.min_records,
+        "cross_validation": {
+            "folds": request.folds,
+            "block_degrees": degrees,
+            "seed": request.seed,
+            "scored_on": SURVEY_SCORES if surveyed.any() else BACKGROUND,
+            "min_test_presences": MIN_TEST_PRESENCES,
+            "null_model": "extremely randomised trees on x, y, z of the coordinates, same folds",
+        },
+        "areas": "not computed: fitted on imagery without a field"
+        if source.field is None
+        else source.field.grid.name,
+        "fit": asdict(config),
+    }
+
+
+def summary(heads: SpeciesHeads) -> Table:
+    """A short table of mean scores beside the null model's, and of what was left out."""
+    degrees = heads.card["cross_validation"]["block_degrees"]
+    table = Table(title=f"{heads.name}: means over species, held-out blocks of {degrees:g} degrees")
+    for column in ("score", "heads", "coordinates only", "species"):
+        table.add_column(column)
+    for name, title in (
+        ("auc", "ROC-AUC"),
+        ("ap", "average precision"),
+        ("brier", "Brier"),
+        ("boyce", "Boyce"),
+    ):
+        known = heads.species[[name, f"null_{name}"]].dropna()
+        means = [f"{known[column].mean():.4f}" if len(known) else "-" for column in known]
+        table.add_row(title, *means, str(len(known)))
+    dropped = heads.card["data"]["dropped"]
+    lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none"
+    rare = heads.card["dropped_species"]
+    table.caption = f"rows dropped: {lost}\nspecies with too few sites: {len(rare)}"
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(app, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

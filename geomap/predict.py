@@ -1,0 +1,332 @@
+"""Predicts species at points: the rows of a table as they came, and one column more for each species.
+
+    python -m geomap.predict --heads california-plants --points plots.csv --out predicted.csv
+
+Values are suitability or probability, 0..1, as the heads say; empty where there is no embedding.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from geomap.catalog import Catalog, bundle_path
+from geomap.cli import run
+from geomap.columns import ALIASES, header_key
+from geomap.errors import OutputError, RecordsError
+from geomap.field import open_field
+from geomap.heads import SpeciesHeads
+from geomap.names import nearest
+from geomap.pointsource import PointSource, point_source
+
+CHUNK = 20_000  # rows held at once
+DELIMITERS = ",\t;"
+Row = list[str]
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass
+class Counts:
+    """What became of the rows.
+
+    Attributes:
+        rows: All rows.
+        unplaced: Rows whose coordinates are missing, no number, or not on the globe.
+        outside: Rows without an embedding: outside the field and the imagery.
+        swapped: Rows whose latitude is beyond the poles while both would fit the other way round.
+    """
+
+    rows: int = 0
+    unplaced: int = 0
+    outside: int = 0
+    swapped: int = 0
+
+
+@app.command()
+def predict(
+    heads: Annotated[str, typer.Option(help="Name of shipped heads, or a folder made by geomap.fit.")],
+    points: Annotated[Path, typer.Option(help="CSV or TSV with decimalLongitude and decimalLatitude.")],
+    out: Annotated[Path, typer.Option(help="CSV to write.")],
+    field: Annotated[
+        Path | None, typer.Option(help="Embedding field. Default: that of the heads' own grid.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Name of a shipped field.")] = None,
+    imagery: Annotated[str | None, typer.Option(help="Imagery for points outside the field.")] = None,
+    encoders: Annotated[
+        Path | None, typer.Option(help="Encoders for the imagery. Default: the shipped ones.")
+    ] = None,
+    species: Annotated[
+        list[str] | None, typer.Option(help="Species to predict; repeat for more. Default: all.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+) -> None:
+    """Predict species at points."""
+    if out.exists() and not overwrite:
+        raise OutputError(
+            f"cannot write {out}", "it exists already", "Choose another --out or give --overwrite"
+        )
+    fitted = find_heads(heads)
+    chosen = [fitted.index(name) for name in species] if species else list(range(len(fitted)))
+    source = source_of(fitted, field, grid, imagery, encoders)
+    counts = predict_table(fitted, chosen, source, points, out)
+    report(fitted, chosen, counts, out)
+
+
+def find_heads(name: str) -> SpeciesHeads:
+    """Shipped heads of this name, or those in a folder.
+
+    Raises:
+        HeadsError: Neither is there, or they are corrupt.
+    """
+    catalog = Catalog.open(name)
+    return catalog.heads(catalog.groups[0])
+
+
+def source_of(
+    heads: SpeciesHeads, field: Path | None, grid: str | None, imagery: str | None, encoders: Path | None
+) -> PointSource:
+    """The source of embeddings for the points, checked against the heads.
+
+    Raises:
+        RecordsError: Both a field and a grid are named.
+        FieldError, ImageryError: They cannot be read.
+        HeadsError: The heads belong to other encoders.
+    """
+    if field is not None and grid is not None:
+        raise RecordsError(
+            "cannot choose the field", f"--field {field} and --grid {grid}", "Give one of them"
+        )
+    own = heads.card.get("grid")
+    if field is not None:
+        opened = open_field(field)
+    elif grid is not None or own is not None:
+        opened = Catalog(bundle_path(), {}).field(grid or str(own))
+    else:
+        opened = None  # fitted on imagery alone
+    source = point_source(opened, imagery, encoders)
+    heads.require_encoder(
+        source.encoder_hash, f"the field {opened.path}" if opened else "the imagery's encoders"
+    )
+    return source
+
+
+def predict_table(
+    heads: SpeciesHeads, species: Sequence[int], source: PointSource, points: Path, out: Path
+) -> Counts:
+    """Read, predict and write chunk by chunk; the output appears when it is whole.
+
+    Args:
+        heads: Species heads.
+        species: Indices of those to predict, a column each.
+        source: Embeddings of points.
+        points: CSV or TSV, plain or gzipped, UTF-8.
+        out: File to write, with the delimiter of the input; gzipped when its name ends in .gz.
+
+    Returns:
+        What became of the rows.
+
+    Raises:
+        RecordsError: The table cannot be used.
+        OutputError: The output cannot be written.
+    """
+    columns = [str(name) for name in heads.species["scientificName"].iloc[list(species)]]
+    counts = Counts()
+    with reading(points) as lines, written_whole(out) as target:
+        delimiter, header, rows = table_of(points, lines)
+        where = coordinate_columns(points, header)
+        clash = sorted(set(header) & set(columns))
+        if clash:
+            raise RecordsError(
+                f"cannot add predictions to {points.name}",
+                f"it has a column {clash[0]!r}",
+                "Rename that column",
+            )
+        writer = csv.writer(target, delimiter=delimiter, lineterminator="\n")
+        writer.writerow([*header, *columns])
+        while chunk := list(islice(rows, CHUNK)):
+            lonlat = coordinates(points, chunk, header, where, counts)
+            scores = predict_points(heads, species, source, lonlat, counts)
+            writer.writerows([*row, *texts] for row, texts in zip(chunk, as_text(scores), strict=True))
+        refuse_unusable(points, counts)
+    return counts
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[IO[str]]:
+    """A text file, plain or gzipped, with errors of reading in three parts."""
+    if not path.is_file():
+        raise RecordsError(f"cannot read the points {path}", "no such file", "Check the path")
+    try:
+        packed = path.open("rb").read(2) == b"\x1f\x8b"
+        opener = gzip.open if packed else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            yield lines
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
+        raise RecordsError(
+            f"cannot read the points {path}", str(error), "Give a whole CSV file in UTF-8"
+        ) from error
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name only when the block ends without an error."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {out}", error.strerror or str(error), "Choose another place for --out"
+        ) from error
+    try:
+        opener = gzip.open if out.suffix == ".gz" else open
+        with opener(scratch, "wt", encoding="utf-8", newline="") as target:
+            yield target
+        os.chmod(scratch, 0o666 & ~_umask())
+        os.replace(scratch, out)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {out}", error.strerror or str(error), "Choose a place with room"
+        ) from error
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def table_of(path: Path, lines: IO[str]) -> tuple[str, Row, Iterator[Row]]:
+    """Delimiter, header and rows of a table; blank lines are no rows."""
+    first = lines.readline()
+    if not first.strip():
+        raise RecordsError(
+            f"cannot read the points {path}",
+            "an empty first line",
+            "Give a table whose first line names its columns",
+        )
+    delimiter = max(DELIMITERS, key=first.count)
+    lines.seek(0)
+    rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
+    return delimiter, next(rows), rows
+
+
+def coordinate_columns(path: Path, header: Row) -> tuple[int, int]:
+    """Positions of longitude and latitude, by the same spellings as tables of records."""
+    keys = [header_key(name) for name in header]
+    found = []
+    for column in ("decimalLongitude", "decimalLatitude"):
+        spellings = [header_key(spelling) for spelling in ALIASES[column]]
+        matches = next(([i for i, key in enumerate(keys) if key == s] for s in spellings if s in keys), [])
+        if len(matches) != 1:
+            what = (
+                f"{len(matches)} columns for {column}"
+                if matches
+                else f"no column {column} among {', '.join(header)}"
+            )
+            near = nearest(column, header, n=1)
+            hint = f"; did you mean it by {near[0]!r}?" if near and not matches else ""
+            raise RecordsError(f"cannot read the points {path}", what, f"Name one column {column}{hint}")
+        found.append(matches[0])
+    return found[0], found[1]
+
+
+def coordinates(
+    path: Path, rows: list[Row], header: Row, where: tuple[int, int], counts: Counts
+) -> NDArray[np.float64]:
+    """Longitude and latitude of rows (n, 2); NaN where they are missing, no number, or not on the globe."""
+    for row in rows:
+        counts.rows += 1
+        if len(row) != len(header):
+            found = f"{len(row)} fields in row {counts.rows}, {len(header)} in the header"
+            raise RecordsError(
+                f"cannot read the points {path}", found, "Give every row as many fields as the header"
+            )
+    lonlat = np.array([[number(row[i]) for i in where] for row in rows])
+    size = np.abs(lonlat)
+    counts.swapped += int(((size[:, 1] > 90) & (size[:, 1] <= 180) & (size[:, 0] <= 90)).sum())
+    on_globe = (size[:, 0] <= 180) & (size[:, 1] <= 90)  # False for NaN
+    counts.unplaced += int((~on_globe).sum())
+    return np.where(on_globe[:, None], lonlat, np.nan)
+
+
+def number(text: str) -> float:
+    """A coordinate, NaN when the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def predict_points(
+    heads: SpeciesHeads,
+    species: Sequence[int],
+    source: PointSource,
+    lonlat: NDArray[np.float64],
+    counts: Counts,
+) -> NDArray[np.float32]:
+    """Scores (n, s) of points, NaN where a point has no embedding."""
+    scores = np.full((len(lonlat), len(species)), np.nan, np.float32)
+    placed = np.flatnonzero(np.isfinite(lonlat).all(axis=1))
+    features, found = source.embed(lonlat[placed])
+    counts.outside += int((~found).sum())
+    scores[placed[found]] = heads.predict(features[found], species)
+    return scores
+
+
+def as_text(scores: NDArray[np.float32]) -> Iterator[Row]:
+    """Rows of scores with four decimals, as the maps have them; empty where missing."""
+    for row in scores:
+        yield [""] * len(row) if np.isnan(row).any() else [f"{value:.4f}" for value in row.tolist()]
+
+
+def refuse_unusable(path: Path, counts: Counts) -> None:
+    """Refuse a table without rows, and one whose coordinates are plainly the wrong way round."""
+    if counts.rows == 0:
+        raise RecordsError(f"cannot predict at {path}", "the table has no rows", "Give at least one point")
+    if counts.swapped > counts.rows / 2:
+        found = f"{counts.swapped} of {counts.rows} latitudes beyond 90 degrees"
+        raise RecordsError(f"cannot predict at {path}", found, "Swap longitude and latitude")
+    if counts.unplaced == counts.rows:
+        found = "not one row with coordinates in degrees"
+        raise RecordsError(
+            f"cannot predict at {path}", found, "Give decimalLongitude and decimalLatitude, WGS 84"
+        )
+
+
+def report(heads: SpeciesHeads, species: Sequence[int], counts: Counts, out: Path) -> None:
+    """Say what was written, and how many rows came back empty."""
+    done = counts.rows - counts.unplaced - counts.outside
+    Console().print(f"{out}: {heads.meaning} of {len(species)} species at {done} of {counts.rows} points")
+    for number_of, why in (
+        (counts.unplaced, "no usable coordinates"),
+        (counts.outside, "no embedding there"),
+    ):
+        if number_of:
+            Console(stderr=True).print(f"Warning: {number_of} of {counts.rows} rows are empty: {why}.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(app, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
