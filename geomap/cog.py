@@ -138,7 +138,7 @@ def _write_plain(path: Path, strips: Iterable[Strip], spec: CogSpec) -> int:
     ) as target:  # fmt: skip
         for row, steps in strips:
             values = to_values(steps)
-            crc = zlib.crc32(values, crc)
+            crc = zlib.crc32(values.data, crc)
             target.write(values, 1, window=RasterWindow(0, row, width, len(values)))
         target.set_band_description(1, spec.description)
         target.units = (spec.unit,)

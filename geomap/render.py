@@ -1,0 +1,67 @@
+"""Renders maps: one cloud-optimised GeoTIFF per species, a STAC Item beside each, a Collection over all.
+
+    python -m geomap.render --species "Eschscholzia californica"
+    python -m geomap.render --species all --heads north-america-birds --grid north-america --workers 2
+
+With no option but the species, the shipped bundle and the California grid are used. A render that was stopped goes on
+where it was when it is called again: maps that are there and were made of the same are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geomap.cli import run
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def render(
+    species: Annotated[
+        list[str], typer.Option(help="Scientific or common name, in any case; or `all`. Repeat for more.")
+    ],
+    heads: Annotated[
+        str | None, typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Named grid; california if no area is given.")] = None,
+    bbox: Annotated[
+        tuple[float, float, float, float] | None, typer.Option(help="Area in degrees.", metavar="W S E N")
+    ] = None,
+    region: Annotated[Path | None, typer.Option(help="Area: a file of polygons.")] = None,
+    resolution: Annotated[float | None, typer.Option(help="Side of a cell in units of the CRS.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of the grid, for example EPSG:6933.")] = None,
+    field: Annotated[Path | None, typer.Option(help="Embedding field. Default: one of the bundle.")] = None,
+    imagery: Annotated[
+        str | None, typer.Option(help="Imagery to encode the grid from, where no field has it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("maps"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing maps.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Draw a PNG beside each map.")] = False,
+) -> None:
+    """Render one map per species."""
+    from geomap.grid import grid_from_options
+    from geomap.rendering import Request, render_maps
+    from geomap.report import print_maps
+    from geomap.target import FieldOptions
+
+    anywhere = grid is None and bbox is None and region is None and resolution is None and crs is None
+    cells = None if anywhere and field is not None else grid_from_options(grid, bbox, region, resolution, crs)
+    where = FieldOptions(field, imagery, out / ".fields", workers)
+    outcome = render_maps(Request(tuple(species), out, heads, cells, where, workers, overwrite, png))
+    print_maps(outcome.folder, outcome.items.values(), outcome.kept)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    return run(app, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What the commands print: the table of rendered maps and the list of species."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from geomap.catalog import Score, SpeciesEntry
+
+UNKNOWN = "–"
+
+
+def map_table(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[str]) -> Table:
+    """One row a map: file, cells, area above the threshold, score beside null score, meaning.
+
+    Args:
+        folder: Where the maps are.
+        items: Their STAC Items.
+        kept: Slugs of those that were there already.
+    """
+    table = Table(title=f"Maps in {folder}", title_justify="left")
+    for heading in ("file", "cells", "area above threshold [km²]", "AUC (null)", "meaning"):
+        table.add_column(heading, justify="left" if heading in ("file", "meaning") else "right", overflow="fold")
+    for item in items:
+        said = item["properties"]
+        name = said["geomap:threshold"]
+        threshold = said["geomap:thresholds"][name]
+        area = UNKNOWN if threshold["area_km2"] is None else f"{threshold['area_km2']:,.0f}"
+        value = UNKNOWN if threshold["value"] is None else f"{name} {threshold['value']:.4f}"
+        auc = said["geomap:scores"]["auc"]
+        there = " (kept)" if item["id"] in kept else ""
+        table.add_row(
+            f"{item['id']}.tif{there}", f"{said['geomap:cells']:,}", f"{area} ({value})",
+            beside(auc["value"], auc["null"]), said["geomap:meaning"],
+        )  # fmt: skip
+    return table
+
+
+def species_table(entries: Iterable[SpeciesEntry], grids: Mapping[str, str]) -> Table:
+    """One row a species: scientific and common name, group, meaning, records, AUC beside that of the null model, grids.
+
+    Args:
+        entries: The species.
+        grids: Group -> names of the grids it can be rendered on.
+    """
+    table = Table()
+    for heading in ("species", "common name", "group", "meaning", "records", "AUC (null)", "grids"):
+        table.add_column(heading, justify="right" if heading in ("records", "AUC (null)") else "left")
+    for entry in entries:
+        auc = entry.scores["auc"]
+        table.add_row(
+            entry.scientific, entry.vernacular, entry.group, entry.meaning, f"{entry.records:,}",
+            beside(*_or_none(auc)), grids[entry.group],
+        )  # fmt: skip
+    return table
+
+
+def beside(value: float | None, null: float | None) -> str:
+    """A score with that of the null model in brackets."""
+    shown = (UNKNOWN if number is None else f"{number:.3f}" for number in (value, null))
+    return "{} ({})".format(*shown)
+
+
+def print_maps(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[str]) -> None:
+    """Print the table of maps on stdout."""
+    Console().print(map_table(folder, items, kept))
+
+
+def _or_none(score: Score) -> tuple[float | None, float | None]:
+    value, null = (None if number != number else number for number in score)
+    return value, null

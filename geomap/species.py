@@ -1,0 +1,61 @@
+"""Lists the species that can be rendered.
+
+    python -m geomap.species --search goldfinch
+    python -m geomap.species --json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from geomap.catalog import Catalog, SpeciesEntry
+from geomap.cli import run
+from geomap.errors import NameNotFoundError
+from geomap.report import species_table
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def species(
+    search: Annotated[str | None, typer.Option(help="Text in a scientific or common name or synonym.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all scores and thresholds.")] = False,
+) -> None:
+    """List the species that can be rendered."""
+    catalog = Catalog.open(heads)
+    entries = catalog.entries() if search is None else catalog.search(search)
+    if not entries:
+        raise NameNotFoundError(
+            "cannot list species", f"no name contains {search!r}", "try a shorter text, or leave out --search"
+        )
+    grids = {group: catalog.grids(group) for group in catalog.groups}
+    if as_json:
+        listed = [{**entry.to_dict(), "grids": list(grids[entry.group])} for entry in by_name(entries)]
+        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    console = Console()
+    console.print(species_table(by_name(entries), {group: ", ".join(names) for group, names in grids.items()}))
+    console.print(f"{len(entries)} entries, {len({entry.slug for entry in entries})} species")
+
+
+def by_name(entries: list[SpeciesEntry]) -> list[SpeciesEntry]:
+    """The entries by scientific name; those of one species in the catalogue's order."""
+    return sorted(entries, key=lambda entry: entry.scientific.casefold())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    return run(app, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Where a map is made: the cells asked for, and the embedding field that has them.
+
+A grid that has no field of its own is cut from a field of the same CRS and resolution whose cells coincide with its
+own and that has all of its land. Nothing is resampled: what cannot be cut is encoded from imagery, or refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.catalog import Catalog
+from geomap.errors import FieldError, GeomapError
+from geomap.field import EmbeddingField, open_field
+from geomap.grid import Grid, Window
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The cells of a map and their embeddings.
+
+    Attributes:
+        grid: The cells of the map.
+        field: A field that has them.
+        row: Row of the field that is row 0 of the grid.
+        col: Column of the field that is column 0 of the grid.
+    """
+
+    grid: Grid
+    field: EmbeddingField
+    row: int = 0
+    col: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the grid is the field's own."""
+        return self.grid.to_dict() == self.field.grid.to_dict()
+
+    def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Embeddings (h, w, D) float32 and valid (h, w) bool of a window of the grid.
+
+        Raises:
+            FieldError: The field is damaged.
+        """
+        values, valid = self.field.read(self.moved(window))
+        return values, valid if self.whole else valid & self.grid.land_mask(window)
+
+    def moved(self, window: Window) -> Window:
+        """The window of the field that a window of the grid is."""
+        return Window(window.row + self.row, window.col + self.col, window.height, window.width)
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """Which field a user asks for.
+
+    Attributes:
+        field: A field of the user's own.
+        imagery: Imagery to encode the grid from.
+        cache: Folder where a field encoded from imagery is kept for the next time.
+        workers: Processes that encode.
+    """
+
+    field: Path | None = None
+    imagery: str | None = None
+    cache: Path = Path("maps/.fields")
+    workers: int = 1
+
+
+def find_target(
+    grid: Grid | None, options: FieldOptions, catalog: Catalog, progress: Callable[[Any], None] | None = None
+) -> Target:
+    """The embeddings of a grid: from the field given, from imagery given, or from the bundle.
+
+    Args:
+        grid: The cells; those of `options.field` if None.
+        options: Field or imagery.
+        catalog: The bundle.
+        progress: Told how far the encoding of imagery is.
+
+    Returns:
+        The target.
+
+    Raises:
+        FieldError: No field has the cells and no imagery is given, or the field is damaged.
+        ImageryError: The imagery cannot be used.
+        GeomapError: Both a field and imagery are given.
+    """
+    if options.field is not None and options.imagery is not None:
+        raise FieldError("cannot choose a field", "both --field and --imagery", "give one of them")
+    if options.field is not None:
+        field = open_field(options.field)
+        return Target(field.grid, field) if grid is None else _cut(field, grid, str(options.field))
+    assert grid is not None  # without a field the grid is always laid
+    if options.imagery is not None:
+        return Target(grid, _encode(grid, options, catalog, progress))
+    return _from_bundle(grid, catalog)
+
+
+def offset_in(field_grid: Grid, grid: Grid) -> tuple[int, int] | None:
+    """Row and column of a field's grid at which another grid begins, or None where its cells are not the field's."""
+    size = field_grid.resolution
+    if str(field_grid.crs) != str(grid.crs) or not math.isclose(size, grid.resolution, rel_tol=1e-9):
+        return None
+    col = (grid.transform.c - field_grid.transform.c) / size
+    row = (field_grid.transform.f - grid.transform.f) / size
+    if max(abs(col - round(col)), abs(row - round(row))) > 1e-6:
+        return None
+    inside = 0 <= row and round(row) + grid.shape[0] <= field_grid.shape[0]
+    inside = inside and 0 <= col and round(col) + grid.shape[1] <= field_grid.shape[1]
+    return (round(row), round(col)) if inside else None
+
+
+def missing_land(target: Target) -> int:
+    """Land cells of the grid that lie outside the land of the field's own grid."""
+    if target.whole:
+        return 0
+    missing = 0
+    for window in target.grid.units():
+        land = target.grid.land_mask(window)
+        if land.any():
+            missing += int((land & ~target.field.grid.land_mask(target.moved(window))).sum())
+    return missing
+
+
+def _cut(field: EmbeddingField, grid: Grid, name: str) -> Target:
+    """The part of a field that a grid is."""
+    change = "leave out --grid, --bbox and --region to use the field's own grid, or give --imagery instead of --field"
+    offset = offset_in(field.grid, grid)
+    if offset is None:
+        found = f"{name} is on the grid {field.grid.name}, whose cells are not those of {grid.name}"
+        raise FieldError("cannot render on this grid", found, change)
+    target = Target(grid, field, *offset)
+    missing = missing_land(target)
+    if missing:
+        found = f"{name} lacks {missing} land cells of {grid.name}"
+        raise FieldError("cannot render on this grid", found, change)
+    return target
+
+
+def _from_bundle(grid: Grid, catalog: Catalog) -> Target:
+    """A field of the bundle, whole or cut."""
+    own = [grid.name] if grid.name in catalog.field_paths else []
+    reasons = []
+    for name in [*own, *(n for n in catalog.field_paths if n != grid.name)]:
+        try:
+            return _cut(catalog.field(name), grid, f"the bundle's field {name}")
+        except FieldError as error:
+            if error.what != "cannot render on this grid":
+                raise
+            reasons.append(error.found)
+    raise FieldError(
+        f"cannot render on the grid {grid.name}",
+        "; ".join(reasons) or f"no fields in {catalog.bundle}",
+        "give --imagery to encode it, or use an area, CRS and resolution of a field"
+        f" ({', '.join(catalog.field_paths) or 'none'})",
+    )
+
+
+def _encode(
+    grid: Grid, options: FieldOptions, catalog: Catalog, progress: Callable[[Any], None] | None
+) -> EmbeddingField:
+    """Encode a grid with the bundle's encoders, or take the field that an earlier call left."""
+    from geomap.imagery import open_imagery
+    from geomap.sweep import sweep  # loads torch
+
+    assert options.imagery is not None
+    encoders = catalog.bundle / "encoders"
+    imagery = open_imagery(options.imagery)
+    out = options.cache / f"{grid.name}-{imagery.id[:12]}.zarr"
+    if out.exists():
+        try:
+            kept = open_field(out)
+        except FieldError:
+            pass  # unfinished: the sweep below takes it up again, or says what is wrong with it
+        else:
+            if kept.grid.to_dict() == grid.to_dict() and kept.imagery_id == imagery.id:
+                return kept
+            raise _foreign(out)
+    return sweep(encoders, options.imagery, grid, out, workers=options.workers, resume=out.exists(), progress=progress)
+
+
+def _foreign(out: Path) -> GeomapError:
+    return FieldError("cannot keep the field", f"{out} is of another grid or imagery", f"remove {out}")

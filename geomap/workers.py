@@ -1,0 +1,91 @@
+"""Running the tasks of a render, in this process or in several, and showing how far it is."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from geomap.errors import SchedulerError
+
+if TYPE_CHECKING:
+    from geomap.sweep import Progress as SweepProgress
+
+Result = TypeVar("Result")
+
+
+class Workers(Protocol):
+    """Runs a function on numbers and yields the results as they come."""
+
+    def __call__(self, work: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
+        """Results of `work` on every number, in any order; what `work` raises is raised."""
+        ...
+
+
+@contextmanager
+def workers_of(processes: int) -> Iterator[Workers]:
+    """Workers for as long as the block runs; one process means this one.
+
+    Raises:
+        SchedulerError: A process died.
+    """
+    if processes <= 1:
+        yield lambda work, numbers: map(work, numbers)
+        return
+    # spawn: a fork would copy the threads' locks of libraries that this process has loaded
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+
+    def run(work: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
+        for future in as_completed([pool.submit(work, number) for number in numbers]):
+            yield future.result()
+
+    try:
+        yield run
+    except BrokenProcessPool as error:
+        raise SchedulerError(
+            "cannot go on rendering", "a worker process died, most likely for want of memory", "use fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Bar:
+    """A progress bar of which one stage shows at a time."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, visible=False)
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin a stage of so many steps."""
+        self._bar.reset(self._task, description=stage, total=total, visible=True)
+
+    def advance(self, steps: int) -> None:
+        """So many steps more are done."""
+        self._bar.advance(self._task, steps)
+
+    def encoding(self, state: SweepProgress) -> None:
+        """Show how far the encoding of imagery is."""
+        self._bar.update(
+            self._task, description="encoding imagery", total=state.total, completed=state.done, visible=True
+        )
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Bar]:
+    """A bar that vanishes when the block ends."""
+    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Bar(bar)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
