@@ -17,9 +17,12 @@ from geomap.tasks import AHEAD, run_tasks
 
 def test_without_dask_in_order():
     assert list(run_tasks(abs, [3, -1, 2], workers=1)) == [3, 1, 2]
-    code = "import sys; from geomap.tasks import run_tasks; list(run_tasks(abs, [1])); print('dask' in sys.modules)"
+    code = (
+        "import sys; from geomap.tasks import run_tasks; print(*run_tasks(abs, [1]), 'dask' in sys.modules)"
+    )
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "1 False"
     )
 
 
@@ -127,9 +130,9 @@ def test_dead_scheduler(address, monkeypatch):
 
 def test_scheduler_without_workers(monkeypatch):
     monkeypatch.setattr(geomap.tasks, "ANSWER_S", 1.0)
-    with LocalCluster(n_workers=0, processes=True, dashboard_address="127.0.0.1:0") as cluster:
-        with pytest.raises(SchedulerError, match="has no workers"):
-            list(run_tasks(abs, [1], scheduler=cluster.scheduler_address))
+    idle = LocalCluster(n_workers=0, processes=True, dashboard_address="127.0.0.1:0")
+    with idle, pytest.raises(SchedulerError, match="has no workers"):
+        list(run_tasks(abs, [1], scheduler=idle.scheduler_address))
 
 
 def test_answers_within_ten_seconds():
