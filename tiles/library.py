@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,8 @@ from typing import Any
 
 from geomap.errors import GridError, MapError, NameNotFoundError
 
-SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,95}")
+logger = logging.getLogger(__name__)
+SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 # A slug becomes a file name: a link of any other form, which could lead out of the folder, is not followed.
 ITEM_LINK = re.compile(rf"(?:\./)?({SLUG.pattern})\.json")
 
@@ -107,13 +109,16 @@ def item_of(entry: MapFile) -> dict[str, Any]:
 def _maps_of_collection(path: Path, modified_ns: int, size: int) -> tuple[MapFile, ...]:
     """Maps that a collection links to; time and size are here to read a rewritten one anew."""
     links = _read_json(path).get("links")
-    if not isinstance(links, list):
+    if not isinstance(links, list) or not all(isinstance(link, dict) for link in links):
         raise MapError("cannot list the maps", f"no links in {path}", "Render the maps again.")
-    titles = {str(link.get("href")): link.get("title") for link in links if link.get("rel") == "item"}
-    slugs = {match[1]: title for href, title in titles.items() if (match := ITEM_LINK.fullmatch(href))}
-    return tuple(
-        MapFile(slug, str(title or slug), path.parent.name, path.parent) for slug, title in slugs.items()
-    )
+    found: list[MapFile] = []
+    for link in (link for link in links if link.get("rel") == "item"):
+        match = ITEM_LINK.fullmatch(str(link.get("href")))
+        if match is None:
+            logger.warning("%s links to %r, which is not served", path, link.get("href"))
+        else:
+            found.append(MapFile(match[1], link.get("title") or match[1], path.parent.name, path.parent))
+    return tuple(found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
