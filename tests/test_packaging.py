@@ -28,10 +28,10 @@ PACKAGES = ("geomap", "train", "tiles")
 
 # Names that differ on conda-forge; None is what conda-forge lacks, which the last line (pip: -e .) installs.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "titiler-core": None}
-# Installed for what imports them: timm imports torchvision, geopandas reads through pyogrio.
-NOT_IMPORTED = {"torchvision", "pyogrio"}
+# Installed for what imports them: timm imports torchvision, rioxarray hands out xarray's arrays in notebooks.
+NOT_IMPORTED = {"torchvision", "xarray"}
 # Several distributions share these namespaces: they are told apart by the name below.
-SHARED_NAMESPACES = {"odc": {"geo": "odc-geo", "stac": "odc-stac"}, "titiler": {"core": "titiler-core"}}
+SHARED_NAMESPACES = {"odc": {"geo": "odc-geo"}, "titiler": {"core": "titiler-core"}}
 # pystac brings its extensions as distributions of their own; distributed comes with dask[distributed].
 OWNERS = {"pystac": "pystac", "distributed": "dask"}
 

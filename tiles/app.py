@@ -31,7 +31,7 @@ from tiles.settings import Settings, from_environment
 Species = Annotated[
     str, PathParameter(pattern=f"^{SLUG.pattern}$", description="Slug of the scientific name")
 ]
-Grid = Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="Name of the grid")]
+Grid = Annotated[str | None, Query(max_length=100, description="Name of the grid")]
 TileSize = Annotated[int | None, Query(ge=256, le=512, multiple_of=256, description="Side in pixels")]
 TAKEN = {"grid", "tilesize", "tile_format", "minzoom", "maxzoom"}
 
