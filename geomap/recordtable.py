@@ -19,6 +19,8 @@ def typed(found: pd.DataFrame) -> pd.DataFrame:
         RecordsError: Most values of a number column are no numbers.
     """
     frame = found.reset_index(drop=True)
+    text = [column for column in frame if column not in NUMBERS]
+    frame = frame.astype(dict.fromkeys(text, "str"))  # one kind of missing value
     for column in [column for column in NUMBERS if column in frame]:
         values = pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
         unread = values.isna() & frame[column].notna()

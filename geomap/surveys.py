@@ -71,7 +71,7 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
         raise _refusal(frame, frame["locationID"].isna(), "no locationID", "Give every row its locationID")
     visits = pd.to_numeric(frame["visits"], errors="coerce")
     _require(frame, visits.ge(1) & visits.mod(1).eq(0), "visits", "Give whole numbers from 1")
-    empty = frame["detections"].isna() & frame["scientificName"].isna()
+    empty = frame["detections"].isna() & frame["verbatimName"].isna()
     detections = pd.to_numeric(frame["detections"], errors="coerce").mask(empty, 0)
     _require(frame, detections.ge(0) & detections.mod(1).eq(0), "detections", "Give whole numbers from 0")
     _require(frame, detections.le(visits), "detections", "Give at most as many detections as visits")
