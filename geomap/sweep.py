@@ -211,8 +211,10 @@ def _follow(
 
 
 def _absolute(uri: str | Path) -> str:
-    """A local path as workers elsewhere can find it; other addresses as they are."""
-    return str(Path(uri).resolve()) if Path(uri).exists() else str(uri)
+    """An address as workers with another working folder can follow it: a local path in it is made absolute."""
+    prefix = "stac+" if str(uri).startswith("stac+") else ""
+    path, mark, choice = str(uri).removeprefix(prefix).partition("#")
+    return f"{prefix}{Path(path).resolve()}{mark}{choice}" if Path(path).exists() else str(uri)
 
 
 _LOADED: dict[tuple[str, str], Any] = {}  # encoders and imagery of this process, by path and identity
@@ -222,7 +224,7 @@ _LOADING = threading.Lock()
 def _once(
     path: str, identity: str, load: Callable[[str], Loaded], identify: Callable[[Loaded], str]
 ) -> Loaded:
-    """Load a thing once for each process, and refuse it when it is not the one the sweep was planned with."""
+    """Load a thing once for each process; refuse it when it is not the one the sweep was planned with."""
     with _LOADING:
         if (path, identity) not in _LOADED:
             loaded = load(path)
