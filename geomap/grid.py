@@ -5,8 +5,8 @@
     grid = grid_from_options(region="park.geojson", resolution=250)
 
 Cell edges lie at multiples of the resolution from the CRS origin, so that grids of one CRS and resolution
-fit each other. In a CRS where the world repeats (projection.world_width) a world-wide grid has just the columns
-that cover the world once; less than a cell hangs over the edge of the world, and points there are found in it.
+fit each other. In a CRS where the world repeats (projection.world_width) a world-wide grid has just the
+columns that cover the world once; less than a cell hangs over the edge, and points there are found in it.
 """
 
 from __future__ import annotations
@@ -245,8 +245,8 @@ def grid_from_bbox(
         north: Northern edge, above `south`.
         resolution: Side of a cell in the unit of the CRS. Default: 1 km, or the first of 2, 5, 10, 25, 50,
             100 km with at most two million cells (in a geographic CRS 0.01 degrees instead of 1 km).
-        crs: Default: EPSG:3310 inside California's box; a cylindrical equal-area CRS centred on 180 across the
-            antimeridian; else EPSG:6933.
+        crs: Default: EPSG:3310 inside California's box; a cylindrical equal-area CRS centred on 180 across
+            the antimeridian; else EPSG:6933.
 
     Raises:
         GridError: The box is not one, holds no land, or the resolution or CRS makes no sense.

@@ -37,16 +37,16 @@ class ImagerySource(Protocol):
     def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The imagery on a geobox: an area mean where its pixels are coarser, bilinear where they are finer.
 
-        A pixel never depends on the window it is read with. Geoboxes may hang over the edge of the world in a CRS in
-        which the world repeats.
+        A pixel never depends on the window it is read with. Geoboxes may hang over the edge of the world in a
+        CRS in which the world repeats.
 
         Returns:
-            Values (bands, h, w) float32 in the source's own units, and valid (h, w) bool. Where less than half of a
-            pixel has imagery valid is False and the values are 0.
+            Values (bands, h, w) float32 in the source's own units, and valid (h, w) bool. Where less than
+            half of a pixel has imagery valid is False and the values are 0.
         """
 
     def covers(self, lonlat: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether points (n, 2) lon, lat in degrees may have imagery: (n,) bool. Cheap; nodata is not looked for."""
+        """Whether points (n, 2) lon, lat in degrees may have imagery: (n,) bool; looks at no pixel."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class FakeImagery:
 
     def covers(self, lonlat: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Everywhere on earth."""
-        return np.isfinite(lonlat).all(axis=1)
+        return np.asarray(np.isfinite(lonlat).all(axis=1))
 
 
 def open_imagery(uri: str | Path, bands: Sequence[int] | None = None) -> ImagerySource:
@@ -140,8 +140,8 @@ def require_cover(source: ImagerySource, grid: Grid) -> None:
 
 
 def centres_lonlat(geobox: GeoBox) -> NDArray[np.float64]:
-    """Lon, lat (h, w, 2) of the pixel centres of a north-up geobox, in degrees; NaN where there is no place on earth."""
+    """Lon, lat (h, w, 2) of the pixel centres of a north-up geobox; NaN where there is no place on earth."""
     affine = geobox.affine
-    x = affine.c + affine.a * (np.arange(int(geobox.width)) + 0.5)
-    y = affine.f + affine.e * (np.arange(int(geobox.height)) + 0.5)
+    x = affine.c + affine.a * (np.arange(0.5, int(geobox.width), dtype=np.float64))
+    y = affine.f + affine.e * (np.arange(0.5, int(geobox.height), dtype=np.float64))
     return crossings_lonlat(x, y, str(geobox.crs))

@@ -60,7 +60,7 @@ def crossings_lonlat(
 ) -> NDArray[np.float64]:
     """Lon, lat (h, w, 2) in degrees, lon within -180..180, where columns at x (w,) and rows at y (h,) cross.
 
-    NaN where there is no place on earth; `clip` puts what lies beyond a pole of a cylindrical CRS on the pole.
+    NaN where there is no place on earth; `clip` puts what lies beyond a pole of a cylindrical CRS on it.
     """
     if world_width(crs) is None:
         mesh = np.stack(np.meshgrid(x, y), axis=-1)

@@ -106,9 +106,9 @@ class RasterSource:
         return np.asarray((col >= 0) & (col <= width) & (row >= 0) & (row <= height))
 
     def _level(self, geobox: GeoBox) -> tuple[int | None, int, Pixels]:
-        """Overview to open (None: full size), means of how many of its pixels each way to take, and their lattice.
+        """Overview to open (None: full size), how many of its pixels each way to average, and their lattice.
 
-        They follow from the size of the geobox's pixels alone, so that neighbouring windows read the same pixels.
+        They follow from the size of the geobox's pixels alone: neighbouring windows read the same pixels.
         """
         height, width = self.pixels.shape
         metres = abs(geobox.affine.a * geobox.affine.e - geobox.affine.b * geobox.affine.d) ** 0.5

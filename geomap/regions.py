@@ -120,7 +120,7 @@ def _read_table(path: Path) -> gpd.GeoDataFrame:
 
 
 def bbox_lonlat(west: float, south: float, east: float, north: float) -> NDArray[np.float64]:
-    """Points along the edges and inside a box, lon, lat (n, 2); longitudes run on beyond 180 where west > east.
+    """Points along the edges of and inside a box, lon, lat (n, 2); where west > east beyond 180.
 
     Raises:
         GridError: Not a box: not finite, out of range, or south not below north.
@@ -144,7 +144,7 @@ def bbox_lonlat(west: float, south: float, east: float, north: float) -> NDArray
 
 
 def run_on(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same points, longitudes running on eastwards from the widest empty gap, beyond 180 where needed."""
+    """The same points, longitudes running on east of the widest empty gap, beyond 180 where needed."""
     lon = np.sort(lonlat[:, 0] % 360.0)
     gaps = np.diff(np.append(lon, lon[0] + 360.0))
     west = lon[(int(gaps.argmax()) + 1) % len(lon)]

@@ -1,10 +1,10 @@
 """Resampling of a raster onto a geobox, pixel by pixel: a pixel never depends on the window it is read with.
 
-A pixel's value is the mean of s x s bilinear samples spread evenly over it, s being the number of raster pixels
-across it rounded up to a power of two: plain bilinear interpolation where the geobox is finer than the raster, an
-area mean where it is coarser. Positions are transformed exactly, at every corner of every pixel. Where the
-raster's CRS repeats (projection.world_width) positions are brought to the turn of the world on which the raster
-lies, and a raster that covers the whole world is read around its seam.
+A pixel's value is the mean of bilinear samples spread evenly over it, at most 1.25 raster pixels apart: plain
+bilinear interpolation where the geobox is finer than the raster, an area mean where it is coarser.
+Positions are transformed exactly, at every corner of every pixel. Where the raster's CRS repeats
+(projection.world_width) positions are brought to the turn of the world on which the raster lies, and a raster
+that covers the whole world is read around its seam.
 
 GDAL's warper is not used: it chooses overviews and approximates positions by the window asked for, and leaves
 seams at the antimeridian.
@@ -19,12 +19,12 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from scipy.ndimage import map_coordinates
 from scipy.sparse import csr_matrix
 
 from geomap.projection import project, world_width
 
 BLOCK = 512  # pixels of the geobox that are resampled at a time, each way
+FURTHEST = 1.25  # raster pixels between samples; each sample blends two
 MOST_SAMPLES = 64  # samples across a pixel, each way
 VALID_SHARE = 0.5 - 1e-6  # of a pixel's samples must be valid
 
@@ -97,7 +97,7 @@ def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _line_edges(geobox: GeoBox, pixels: Pixels) -> tuple[Floats, Floats] | None:
-    """Raster columns (w, 2) and rows (h, 2) of the edges of the geobox's columns and rows, if those are straight.
+    """Raster columns (w, 2) and rows (h, 2) of the edges of the geobox's columns and rows, if straight.
 
     They are where both CRSs are cylindrical; then only h + w positions need to be found. None elsewhere.
     """
@@ -113,9 +113,9 @@ def _line_edges(geobox: GeoBox, pixels: Pixels) -> tuple[Floats, Floats] | None:
 
 
 def _samples_across(length: Floats) -> NDArray[np.intp]:
-    """Samples for a pixel that is `length` raster pixels long: the next power of two, 1 to MOST_SAMPLES."""
-    power = np.ceil(np.log2(np.clip(np.nan_to_num(length, nan=1.0), 1.0, MOST_SAMPLES)) - 1e-6)
-    return np.exp2(power).astype(np.intp)
+    """Samples for pixels that are `length` raster pixels long: never more than 1.25 raster pixels apart."""
+    count = np.ceil(np.nan_to_num(length, nan=1.0) / FURTHEST - 1e-6)
+    return np.clip(count, 1, MOST_SAMPLES).astype(np.intp)
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,17 @@ class _Window:
         top, left, values, valid = self._fetch(row, col)
         if not valid.any():
             return total, weight
+        image = _Image(values, valid)
         across = _samples_across(np.hypot(col[0, 1] - col[0, 0], row[0, 1] - row[0, 0]))
         down = _samples_across(np.hypot(col[1, 0] - col[0, 0], row[1, 0] - row[0, 0]))
-        for n_across, n_down in sorted({*zip(across.ravel().tolist(), down.ravel().tolist(), strict=True)}):
-            at = (across == n_across) & (down == n_down) & np.isfinite(col + row).all(axis=(0, 1))
-            for u, v in _spread(n_across, n_down):
-                places = [
-                    _between(axis[..., at], u, v) - first - 0.5 for axis, first in ((row, top), (col, left))
-                ]
-                share = 1.0 / (n_across * n_down)
-                weight[at] += share * _bilinear(valid, places)
-                for band in range(self.bands):
-                    total[band, at] += share * _bilinear(values[band], places)
+        known = np.isfinite(col + row).all(axis=(0, 1))
+        for n_across, n_down in sorted({*zip(across[known].tolist(), down[known].tolist(), strict=True)}):
+            at = known & (across == n_across) & (down == n_down)
+            rows, cols = row[..., at] - (top + 0.5), col[..., at] - (left + 0.5)
+            sums = np.zeros((self.bands + 1, int(at.sum())))
+            for place in _spread(n_across, n_down):
+                sums += image.at(_between(rows, *place), _between(cols, *place))
+            total[:, at], weight[at] = sums[:-1] / (n_across * n_down), sums[-1] / (n_across * n_down)
         return total, weight
 
     def _corners(self, geobox: GeoBox) -> tuple[Floats, Floats]:
@@ -177,7 +176,7 @@ class _Window:
         return self.pixels.nearest_turn(cols, first), rows
 
     def _fetch(self, rows: Floats, cols: Floats) -> tuple[int, int, NDArray[np.float32], NDArray[np.bool_]]:
-        """First row, column, values and valid of the raster pixels around positions; 1 x 1 if there are none."""
+        """First row, column, values and valid of the raster pixels around positions; 1 x 1 if none."""
         height, width = self.pixels.shape
         top, bottom = _span(rows, height)
         left, right = _span(cols, None if self.pixels.closed else width)
@@ -234,10 +233,28 @@ def _between(corners: Floats, u: float, v: float) -> Floats:
     return np.asarray(upper + v * (lower - upper))
 
 
-def _bilinear(image: NDArray[np.generic], places: list[Floats]) -> Floats:
-    """Samples (n,) of an image (h, w) at rows, columns, whole numbers at pixel centres; 0 outside."""
-    grey = image.astype(np.float64) if image.dtype == bool else image
-    return np.asarray(map_coordinates(grey, places, np.float64, order=1, mode="grid-constant", cval=0.0))
+class _Image:
+    """Values and valid of a window with a border of nothing, to take bilinear samples from."""
+
+    def __init__(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+        both = np.concatenate([values, valid[None]]).astype(np.float64)
+        self.width = valid.shape[1] + 2
+        self.last = valid.shape[0] + 1.0, valid.shape[1] + 1.0
+        padded = np.pad(both, ((0, 0), (1, 1), (1, 1)))
+        self.pixels = np.ascontiguousarray(np.moveaxis(padded, 0, -1)).reshape(-1, len(both))
+
+    def at(self, row: Floats, col: Floats) -> Floats:
+        """Samples (bands + 1, n) at rows and columns, whole numbers at pixel centres; 0 outside."""
+        row, col = np.clip(row + 1, 0, self.last[0]), np.clip(col + 1, 0, self.last[1])
+        low, left = np.minimum(np.floor(row), self.last[0] - 1), np.minimum(np.floor(col), self.last[1] - 1)
+        first = (low * self.width + left).astype(np.intp)
+        down, across = (row - low)[:, None], (col - left)[:, None]
+        upper = self._line(first, across)
+        return np.asarray((upper + down * (self._line(first + self.width, across) - upper)).T)
+
+    def _line(self, first: NDArray[np.intp], across: Floats) -> Floats:
+        start = self.pixels.take(first, axis=0)
+        return np.asarray(start + across * (self.pixels.take(first + 1, axis=0) - start))
 
 
 def _four(corner: Floats) -> Floats:
