@@ -72,7 +72,9 @@ class LocationSpec:
     blocks: int = 2
     """Number of residual blocks."""
     dim: int = 64
-    """Width of the location embedding."""
+    """Width of the learnt location embedding."""
+    position: int = 32
+    """Width of the fixed position features beside it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class AerialSpec:
 
     backbone: str = "convnext_atto"
     """Name of a timm model of the ConvNeXt family; its first stage is used, without down-sampling."""
-    channels: int = 32
+    channels: int = 16
     """Width of that stage."""
     depth: int = 2
     """Residual blocks in that stage."""
@@ -109,7 +111,7 @@ class EncoderCard:
     @property
     def dim(self) -> int:
         """Width of the joined embedding."""
-        return self.aerial.dim + self.location.dim
+        return self.aerial.dim + self.location.dim + self.location.position
 
     def to_json(self) -> str:
         """The card as text, keys sorted, so that equal cards give equal bytes."""

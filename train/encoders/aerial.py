@@ -48,6 +48,13 @@ def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -
     return (tall[..., far : far + w] - tall[..., near : near + w]).float()
 
 
+def _centre(x: Tensor, radius: int) -> Tensor:
+    """Sum over the square around the middle of (n, c, s, s): (n, c, 1, 1)."""
+    middle = x.shape[-1] // 2
+    window = slice(middle - radius, middle + radius + 1)
+    return x[..., window, window].sum(dim=(2, 3), keepdim=True)
+
+
 def context_width(spec: AerialSpec, level: ChipSpec) -> int:
     """Statistics that one scale of context gives: a mean for each window, a deviation for each larger than a pixel."""
     return sum((spec.channels + level.bands) * (1 if radius == 0 else 2) for radius in level.windows)
@@ -101,15 +108,17 @@ class ContextNet(nn.Module):
 
     def _statistics(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> list[Tensor]:
         largest = self.level.windows[-1]
-        total, first, second = _integral(weight), _integral(x), _integral(x * x)
+        alone = pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1  # one chip a place, as in training
+        tables = [t if alone else _integral(t) for t in (weight, x, x * x)]
         parts = []
         for radius in self.level.windows:
-            count = _boxes(total, radius, largest, pixels)
+            sums = [_centre(t, radius) if alone else _boxes(t, radius, largest, pixels) for t in tables]
+            count, first, second = sums
             share = torch.where(count > 0.5, 1.0 / count.clamp(min=0.5), torch.zeros_like(count))
-            mean = _boxes(first, radius, largest, pixels) * share
+            mean = first * share
             parts.append(mean)
             if radius:
-                variance = _boxes(second, radius, largest, pixels) * share - mean * mean
+                variance = second * share - mean * mean
                 parts.append(torch.sqrt(variance.clamp(min=0.0) + 1e-4))
         return parts
 

@@ -149,6 +149,32 @@ class ResidualBlock(nn.Module):
         return x + torch.relu(self.outer(hidden))
 
 
+class Position(nn.Module):
+    """Where a place is, smoothly: low random Fourier features of the unit vector, nothing learnt.
+
+    A learnt location embedding says what a place is like; heads also need to know where it is, at the grain of ranges
+    (about 500 to 3000 km). Sine and cosine come in pairs, so the vector has unit length by construction.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, sigmas: tuple[float, float] = (2.0, 6.0)) -> None:
+        super().__init__()
+        if dim < 4 or dim % 4:
+            raise SpecError("cannot build position features", f"width {dim}", "Give a positive multiple of 4.")
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(2, 3, dim // 4, generator=generator, dtype=torch.float64)
+        scaled = draws * torch.tensor(sigmas, dtype=torch.float64)[:, None, None]
+        self.register_buffer("frequencies", scaled.transpose(0, 1).flatten(1))  # (3, dim / 2)
+
+    def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, dim) float32 of unit length."""
+        check_lonlat(lonlat)
+        phase = unit_vector(lonlat.to(torch.float64)) @ self.frequencies
+        pairs = torch.cat([torch.sin(phase), torch.cos(phase)], dim=1)
+        return (pairs / math.sqrt(phase.shape[1])).float()
+
+
 class LocationEncoder(nn.Module):
     """Encoding, residual network, projection, unit length.
 
@@ -182,7 +208,8 @@ class LocationEncoder(nn.Module):
 
     def forward(self, lonlat: Tensor) -> Tensor:
         """(n, 2) degrees -> (n, dim) float32 of unit length."""
-        return nn.functional.normalize(self.leave(self.features(lonlat)), dim=1)
+        unit: Tensor = nn.functional.normalize(self.leave(self.features(lonlat)), dim=1)
+        return unit
 
 
 def sample_sphere(count: int, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from train.encoders.aerial import AerialEncoder, ContextNet, Pixels, stage_halo
-from train.encoders.location import LocationEncoder
+from train.encoders.location import LocationEncoder, Position
 from train.errors import CheckpointError, SpecError
 from train.spec import AerialSpec, ChipSpec, EncoderCard, LocationSpec
 
@@ -37,6 +37,7 @@ class Encoders:
         self.card = card
         self.aerial = aerial.eval().requires_grad_(False)
         self.location = location.eval().requires_grad_(False)
+        self.position = Position(card.location.position)
         self.hash = _digest(card, self._modules())
 
     @property
@@ -127,13 +128,14 @@ class Encoders:
             lonlat: (n, 2) degrees WGS 84.
 
         Returns:
-            (n, dim) float32, rows of unit length: aerial part first, then location, each of length sqrt(1/2).
+            (n, dim) float32, rows of unit length: aerial, location and position parts, each of length sqrt(1/3).
         """
         with torch.inference_mode():
             parts = [torch.from_numpy(np.ascontiguousarray(c, np.float32)) for c in contexts]
             aerial = self.aerial.join(parts)
-            location = self.location(torch.from_numpy(np.ascontiguousarray(lonlat, np.float64)))
-            joined: Floats = (torch.cat([aerial, location], dim=1) * 0.5**0.5).numpy()
+            place = torch.from_numpy(np.ascontiguousarray(lonlat, np.float64))
+            parts = [aerial, self.location(place), self.position(place)]
+            joined: Floats = (torch.cat(parts, dim=1) * len(parts) ** -0.5).numpy()
         return joined
 
 
@@ -201,7 +203,7 @@ def build(card: EncoderCard) -> tuple[AerialEncoder, LocationEncoder]:
 
 
 def default_card(
-    *, bands: int = 3, mean: float = 90.0, std: float = 60.0, channels: int = 32, dim: int = 64
+    *, bands: int = 3, mean: float = 90.0, std: float = 60.0, channels: int = 16, dim: int = 64
 ) -> EncoderCard:
     """The shape of the shipped encoders, untrained: windows of 1 to 21 km at 1 km, and of 30 to 310 km at 10 km."""
     spec = AerialSpec(channels=channels, dim=dim)
@@ -211,8 +213,9 @@ def default_card(
         ChipSpec(1000.0, (0, 2, 5, 10), halo, **stats),  # type: ignore[arg-type]
         ChipSpec(10_000.0, (1, 3, 7, 15), halo, **stats),  # type: ignore[arg-type]
     )
-    location = LocationSpec(dim=dim)
-    return EncoderCard(replace(spec, levels=levels), location, (1.0 / 127,) * (2 * dim), {"objective": "none"})
+    location = LocationSpec(dim=dim, position=32 if dim > 8 else 8)
+    card = EncoderCard(replace(spec, levels=levels), location, (), {"objective": "none"})
+    return replace(card, quant_scale=(1.0 / 127,) * card.dim)
 
 
 def random_encoders(seed: int = 0, *, bands: int = 3, channels: int = 8, dim: int = 8) -> Encoders:
@@ -222,7 +225,7 @@ def random_encoders(seed: int = 0, *, bands: int = 3, channels: int = 8, dim: in
         seed: Seed of the weights.
         bands: Image bands.
         channels: Width of the backbone.
-        dim: Width of each half of the embedding.
+        dim: Width of the aerial and of the learnt location embedding.
     """
     card = default_card(bands=bands, channels=channels, dim=dim)
     with torch.random.fork_rng(devices=[]):
