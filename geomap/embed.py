@@ -30,22 +30,20 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def embed(
-    imagery: Annotated[str, typer.Option(help="Raster, VRT or COG (path or URL), or a STAC catalogue or
-        API.")],
+    imagery: Annotated[
+        str, typer.Option(help="Raster, VRT or COG (path or URL), or a STAC catalogue or API.")
+    ],
     out: Annotated[Path, typer.Option(help="Field to write: a folder, by custom named *.zarr.")],
     grid: Annotated[str | None, typer.Option(help="Named grid; california if no area is given.")] = None,
     bbox: Annotated[
-        tuple[float, float, float, float] | None, typer.Option(help="Area: W S E N in degrees.", metavar="W S
-        E N")
+        tuple[float, float, float, float] | None, typer.Option(help="Area in degrees.", metavar="W S E N")
     ] = None,
     region: Annotated[Path | None, typer.Option(help="Area: a file of polygons.")] = None,
     resolution: Annotated[float | None, typer.Option(help="Side of a cell in units of the CRS.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the grid, for example EPSG:6933.")] = None,
-    encoders: Annotated[Path | None, typer.Option(help="Folder of encoders; the bundle's if not given.")] =
-        None,
-    workers: Annotated[int, typer.Option(min=0, help="Local Dask processes; 0 and 1 work without Dask.")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler: tcp://…")] =
-        None,
+    encoders: Annotated[Path | None, typer.Option(help="Folder of encoders; default: the bundle's.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Dask processes; 0 and 1 work without Dask.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Running Dask scheduler: tcp://…")] = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="Side of a task in cells.")] = None,
     credit: Annotated[str, typer.Option(help="Credit line of the imagery, kept in the field.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Finish a sweep that was stopped.")] = False,

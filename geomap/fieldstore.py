@@ -173,7 +173,10 @@ def pack_field(zarr_dir: Path, zip_path: Path) -> None:
 def _create(
     files: dict[str, Buffer], shape: tuple[int, int], unit: int, dim: int, attributes: Mapping[str, Any]
 ) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
-    """The arrays of an empty field in memory. Features come first inside a chunk: smooth planes compress better."""
+    """The arrays of an empty field in memory.
+
+    Features come first inside a chunk: smooth planes compress better.
+    """
     group = zarr.create_group(MemoryStore(files), attributes=dict(attributes))
     squeeze = BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle", typesize=1)
     common: dict[str, Any] = {

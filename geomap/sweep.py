@@ -211,7 +211,7 @@ def _follow(
 
 
 def _absolute(uri: str | Path) -> str:
-    """An address as workers with another working folder can follow it: a local path in it is made absolute."""
+    """An address that workers with another working folder can follow: a local path in it is made absolute."""
     prefix = "stac+" if str(uri).startswith("stac+") else ""
     path, mark, choice = str(uri).removeprefix(prefix).partition("#")
     return f"{prefix}{Path(path).resolve()}{mark}{choice}" if Path(path).exists() else str(uri)

@@ -85,7 +85,12 @@ def field(request, finished, tmp_path) -> EmbeddingField:
 
 def test_attributes_come_back(field, truth):
     assert field.grid == GRID
-    assert (field.dim, field.encoder_hash, field.imagery_id, field.credit) == (DIM, "e" * 64, "i" * 64, "nobody")
+    assert (field.dim, field.encoder_hash, field.imagery_id, field.credit) == (
+        DIM,
+        "e" * 64,
+        "i" * 64,
+        "nobody",
+    )
     np.testing.assert_array_equal(field.scale, SCALE)
     assert field.valid_cells == truth[1].sum()
     assert field.land_cells == 60 * 70
@@ -221,7 +226,9 @@ def test_chunk_lost_after_opening_is_not_read_as_zeros(store):
         field.read(Window(0, 0, 4, 4))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "geomap-field/9"}', '{"format": "geomap-field/1"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "geomap-field/9"}', '{"format": "geomap-field/1"}']
+)
 def test_damaged_manifest(store, text):
     (store / MANIFEST).write_text(text)
     with pytest.raises(FieldError):
