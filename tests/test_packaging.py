@@ -134,7 +134,11 @@ def test_every_dependency_is_imported():
 
 def tracked() -> set[str]:
     listing = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return {name for name in listing.split("\0") if name and (ROOT / name).exists()}
 

@@ -21,8 +21,11 @@ import rasterio
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from geomap import render
 from geomap.colour import CLEAR, STEPS, legend, palette
+from geomap.grid import named_grid
 from geomap.testing import write_raster
+from geomap.testing_bundle import make_bundle
 from tiles.__main__ import listening, main
 from tiles.app import create_app
 from tiles.library import MapFile, maps_of
@@ -376,6 +379,39 @@ def test_command_refuses_a_missing_folder_and_a_port_in_use(tmp_path, capsys):
 def test_sockets_name_tcp_so_that_answers_are_not_delayed():
     with listening("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_what_render_writes_is_served_with_its_values(tmp_path, monkeypatch):
+    grid = named_grid("california", 20_000.0)
+    monkeypatch.setenv("GEOMAP_BUNDLE", str(make_bundle(tmp_path / "bundle", [grid])))
+    out = tmp_path / "maps"
+    chosen = [
+        "--species",
+        "all",
+        "--heads",
+        "california-plants",
+        "--grid",
+        "california",
+        "--resolution",
+        "20000",
+    ]
+    assert render.main([*chosen, "--out", str(out)]) == 0
+    client = TestClient(create_app(Settings(maps=out)))
+    listed = client.get("/species").json()["species"]
+    assert [entry["id"] for entry in listed] == [POPPY, "quercus-lobata", "sequoia-sempervirens"]
+    assert listed[0]["name"] == "Eschscholzia californica (California Poppy)"
+    for entry in listed:
+        assert client.get(entry["item"]).json()["properties"]["geomap:meaning"] == "suitability"
+        assert client.get(entry["tilejson"]).status_code == 200
+        cog = out / grid.name / f"{entry['id']}.tif"
+        for lon, lat in [(-119.5, 37.0), (-121.3, 39.2), (-116.1, 33.6)]:
+            values = client.get(f"/species/{entry['id']}/point/{lon},{lat}").json()["values"]
+            assert values == [pytest.approx(at(lon, lat, cog), abs=1e-6)]
+        assert client.get(f"/species/{entry['id']}/point/-128,37").json()["values"] == [None]  # the Pacific
+        with rasterio.open(cog) as source:
+            valid = source.read_masks(1) > 0
+        drawn = np.asarray(Image.open(io.BytesIO(client.get(entry["preview"]).content)))
+        assert ((drawn != CLEAR) == valid).all()
 
 
 @contextmanager
