@@ -154,12 +154,11 @@ class Grid:
         earth; in a cylindrical CRS the part of a cell beyond a pole counts nothing.
         """
         row, col, height, width = window or self.whole
-        lonlat = self._lonlat(row + np.arange(height + 1.0), col + np.arange(width + 1.0), clip=True)
-        return areas_km2(lonlat)
+        return areas_km2(self._lonlat(row + np.arange(height + 1.0), col + np.arange(width + 1.0), clip=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; `from_dict` gives the same grid back."""
-        region = self.region and {**vars(self.region), "wkb": self.region.wkb.hex()}
+        region = self.region and self.region.to_dict()
         crs, transform = str(self.crs), list(self.transform)[:6]
         cells = {"crs": crs, "transform": transform, "shape": list(self.shape), "unit": self.unit}
         return {"name": self.name, **cells, "mask": self.mask, "region": region}
@@ -173,16 +172,11 @@ class Grid:
         """
         try:
             geobox = GeoBox(tuple(stored["shape"]), Affine(*stored["transform"]), known_crs(stored["crs"]))
-            region = stored["region"] and Region(
-                **{**stored["region"], "wkb": bytes.fromhex(stored["region"]["wkb"])}
-            )
+            region = stored["region"] and Region.from_dict(stored["region"])
             return cls(stored["name"], geobox, int(stored["unit"]), stored["mask"], region)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, GridError):
-                raise
-            raise GridError(
-                "cannot read the description of a grid", repr(error), "Make the file that holds it again."
-            ) from error
+            change = "Make the file that holds it again."
+            raise GridError("cannot read the description of a grid", repr(error), change) from error
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return "geomap.grid.Grid", repr(self.to_dict())
@@ -201,9 +195,8 @@ def named_grid(name: str, resolution: float | None = None, crs: str | None = Non
     """
     if name not in NAMED:
         near = difflib.get_close_matches(name.lower(), NAMED, n=3, cutoff=0.4) or list(NAMED)
-        raise GridError(
-            "cannot find the grid", f"'{name}'", f"Use {' or '.join(near)}, or --bbox or --region."
-        )
+        change = f"Use {' or '.join(near)}, or --bbox or --region."
+        raise GridError("cannot find the grid", f"'{name}'", change)
     return _named(name, resolution, crs)
 
 
@@ -216,9 +209,9 @@ def _named(name: str, resolution: float | None, crs: str | None) -> Grid:
         lonlat, mask = bbox_lonlat(*bbox), "land"
     size = own_resolution if resolution is None and crs in (None, own_crs) else resolution
     geobox = lay(lonlat, size, crs or own_crs)
-    if (geobox.affine.a, geobox.crs) != (own_resolution, CRS(own_crs)):
-        name = grid_name(name, geobox, crs)
-    return Grid(name, geobox, unit_cells(geobox), mask)
+    if (geobox.affine.a, geobox.crs) == (own_resolution, CRS(own_crs)):
+        return Grid(name, geobox, unit_cells(geobox), mask)
+    return _with_land(Grid(grid_name(name, geobox, crs), geobox, unit_cells(geobox), mask), name)
 
 
 NAMED: dict[str, tuple[tuple[float, float, float, float] | None, str, float]] = {
@@ -251,10 +244,9 @@ def grid_from_bbox(
     Raises:
         GridError: The box is not one, holds no land, or the resolution or CRS makes no sense.
     """
-    box = (west, south, east, north)
-    geobox = lay(bbox_lonlat(*box), resolution, crs)
-    name = grid_name("bbox_" + "_".join(f"{edge:g}" for edge in box), geobox, crs)
-    shown = "west {:g}, south {:g}, east {:g}, north {:g}".format(*box)
+    geobox = lay(bbox_lonlat(west, south, east, north), resolution, crs)
+    name = grid_name(f"bbox_{west:g}_{south:g}_{east:g}_{north:g}", geobox, crs)
+    shown = f"west {west:g}, south {south:g}, east {east:g}, north {north:g}"
     return _with_land(Grid(name, geobox, unit_cells(geobox)), shown)
 
 
@@ -267,7 +259,7 @@ def grid_from_region(path: str | Path, resolution: float | None = None, crs: str
     lonlat = run_on(load_region(path).outline_lonlat())
     geobox = lay(lonlat, resolution, crs)
     cell_m = geobox.affine.a * metres_per_unit(pyproj.CRS(str(geobox.crs)))
-    region = load_region(path, tolerance_m=cell_m / 100)
+    region = load_region(path, cell_m / 100)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in region.name.lower()).strip("-")
     name = grid_name(stem or "region", geobox, crs)
     return _with_land(Grid(name, geobox, unit_cells(geobox), "region", region), str(path))
@@ -289,9 +281,7 @@ def grid_from_options(
     """
     given = [f"--{k} {v}" for k, v in (("grid", grid), ("bbox", bbox), ("region", region)) if v is not None]
     if len(given) > 1:
-        raise GridError(
-            "cannot lay one grid", " and ".join(given), "Give one of --grid, --bbox and --region."
-        )
+        raise GridError("cannot lay one grid", " and ".join(given), "Give one of --grid, --bbox, --region.")
     if bbox is not None:
         if len(bbox) != 4:
             raise GridError("cannot use the box", f"{len(bbox)} numbers", "Give four: W S E N.")

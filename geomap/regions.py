@@ -48,6 +48,15 @@ class Region:
                 inside |= self._holds(xy + np.array([turn, 0.0]))
         return inside
 
+    def to_dict(self) -> dict[str, str]:
+        """Everything as JSON values."""
+        return {"name": self.name, "wkb": self.wkb.hex(), "crs": self.crs}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, str]) -> Region:
+        """The region that `to_dict` described."""
+        return cls(stored["name"], bytes.fromhex(stored["wkb"]), stored["crs"])
+
     def _holds(self, xy: NDArray[np.float64]) -> NDArray[np.bool_]:
         inside = np.zeros(len(xy), dtype=bool)
         finite = np.flatnonzero(np.isfinite(xy).all(axis=1))

@@ -3,9 +3,9 @@
     stac+https://HOST/stac#collection=NAME&assets=red,green,blue&datetime=2023-06/2023-08&composite=median
 
 After the `#`: `collection` (an id), `assets` (their names in the order of the bands; needed where items have
-more than one raster), `datetime` (`2023`, `2023-06`, `2023-06-01`, or two of them joined by `/`, `..` for an open
-end) and `composite`: `first` takes each pixel from the newest item that has it, `median` the median of all.
-Pixels are read and put onto a geobox just as those of a single raster are.
+more than one raster), `datetime` (`2023`, `2023-06`, `2023-06-01`, or two of them joined by `/`, `..` for an
+open end) and `composite`: `first` takes each pixel from the newest item that has it, `median` the median
+of all. Pixels are read and put onto a geobox just as those of a single raster are.
 """
 
 from __future__ import annotations
