@@ -276,7 +276,7 @@ def entry_of(heads: SpeciesHeads, group: str, index: int) -> SpeciesEntry:
     row = heads.species.iloc[index]
 
     def number(column: str) -> float:
-        return float(row.get(column, math.nan))
+        return round(float(row.get(column, math.nan)), 6)  # float32 columns would show digits that mean nothing
 
     return SpeciesEntry(
         group=group,

@@ -74,7 +74,8 @@ def to_steps(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[n
             "cannot write the map", f"{bad.size} values that are not within 0..1, e.g. {bad[0]}",
             "check the heads: scores must be finite, between 0 and 1",
         )  # fmt: skip
-    return np.where(valid, np.rint(np.where(valid, values, 0) * np.float32(SCALE)), GAP).astype(np.uint16)
+    scaled = np.multiply(np.where(valid, values, 0), SCALE, dtype=np.float64)  # float32 would round ties otherwise
+    return np.where(valid, np.rint(scaled), GAP).astype(np.uint16)
 
 
 def to_values(steps: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -97,7 +98,7 @@ def write_cog(path: Path, strips: Iterable[Strip], spec: CogSpec) -> int:
     Raises:
         OutputError: The place cannot be written or is full. Nothing is left behind.
     """
-    with _written(path), tempfile.TemporaryDirectory(prefix=".cog-", dir=path.parent) as folder:
+    with cannot_write(path), tempfile.TemporaryDirectory(prefix=".cog-", dir=path.parent) as folder:
         plain, cloud = Path(folder, "plain.tif"), Path(folder, "cloud.tif")
         crc = _write_plain(plain, strips, spec)
         rasterio.shutil.copy(plain, cloud, driver="COG", **LAYOUT)
@@ -147,16 +148,26 @@ def _write_plain(path: Path, strips: Iterable[Strip], spec: CogSpec) -> int:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """Turn what GDAL and the operating system say while `path` is written into an OutputError."""
+def cannot_write(path: Path) -> Iterator[None]:
+    """Turn what GDAL and the operating system say while `path` is written into an OutputError.
+
+    Raises:
+        OutputError: The place cannot be written or is full.
+    """
     try:
         yield
     except (RasterioError, OSError) as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(
-            "cannot write the map", f"{path}: {error}", "free some space there, or choose another folder with --out"
+            f"cannot write {path}", said(error), "free some space there, or choose another folder with --out"
         ) from error
+
+
+def said(error: Exception) -> str:
+    """The words of an error; GDAL puts the telling ones into the cause."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "strerror", None) or cause)
 
 
 def _value_table() -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from geomap.catalog import SpeciesEntry, known
-from geomap.cog import LAYOUT, CogSpec, write_cog
+from geomap.cog import LAYOUT, CogSpec, cannot_write, write_cog
 from geomap.errors import MapError, OutputError
 from geomap.facts import MapFacts, tally
 from geomap.heads import SpeciesHeads, load_heads
@@ -137,13 +137,13 @@ def publish(scratch: Path, out: Path, slug: str, item: Mapping[str, Any]) -> Non
     """Move what was made of a species to its place, the Item last.
 
     Raises:
-        OSError: The disk is full or the place cannot be written.
+        OutputError: The disk is full or the place cannot be written.
     """
-    described = scratch / f"{slug}.json"
-    described.write_text(to_json(item), encoding="utf-8")
-    for name in (f"{slug}.tif", f"{slug}.png", f"{slug}.json"):
-        if (scratch / name).exists():
-            (scratch / name).replace(out / name)
+    with cannot_write(out / f"{slug}.json"):
+        (scratch / f"{slug}.json").write_text(to_json(item), encoding="utf-8")
+        for name in (f"{slug}.tif", f"{slug}.png", f"{slug}.json"):
+            if (scratch / name).exists():
+                (scratch / name).replace(out / name)
 
 
 def map_tags(entry: SpeciesEntry, heads: SpeciesHeads, target: Target) -> dict[str, str]:

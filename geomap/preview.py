@@ -9,6 +9,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
+from geomap.cog import cannot_write
 from geomap.colour import CLEAR, levels, palette
 from geomap.errors import MapError
 
@@ -24,7 +25,7 @@ def write_preview(cog: Path, png: Path) -> None:
 
     Raises:
         MapError: The map cannot be read.
-        OSError: The picture cannot be written.
+        OutputError: The picture cannot be written.
     """
     try:
         with rasterio.open(cog) as source:
@@ -35,4 +36,5 @@ def write_preview(cog: Path, png: Path) -> None:
         raise MapError("cannot read the map", f"{cog}: {error}", "render it again with --overwrite") from error
     picture = Image.fromarray(levels(values.filled(0), ~values.mask), mode=None).convert("P")
     picture.putpalette(palette()[:, :3].tobytes())
-    picture.save(png, format="PNG", transparency=CLEAR, optimize=False)
+    with cannot_write(png):
+        picture.save(png, format="PNG", transparency=CLEAR, optimize=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +23,9 @@ def map_table(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[
         items: Their STAC Items.
         kept: Slugs of those that were there already.
     """
-    table = Table(title=f"Maps in {folder}", title_justify="left")
-    for heading in ("file", "cells", "area above threshold [km²]", "AUC (null)", "meaning"):
-        table.add_column(heading, justify="left" if heading in ("file", "meaning") else "right", overflow="fold")
+    table = Table(title=f"Maps in {folder}", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("file", "cells", "km² above threshold", "AUC (null)", "meaning"):
+        table.add_column(heading, justify="left" if heading in ("file", "meaning") else "right", no_wrap=True)
     for item in items:
         said = item["properties"]
         name = said["geomap:threshold"]
@@ -47,9 +48,10 @@ def species_table(entries: Iterable[SpeciesEntry], grids: Mapping[str, str]) -> 
         entries: The species.
         grids: Group -> names of the grids it can be rendered on.
     """
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("species", "common name", "group", "meaning", "records", "AUC (null)", "grids"):
-        table.add_column(heading, justify="right" if heading in ("records", "AUC (null)") else "left")
+        numbers = heading in ("records", "AUC (null)")
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "grids")
     for entry in entries:
         auc = entry.scores["auc"]
         table.add_row(
@@ -67,7 +69,13 @@ def beside(value: float | None, null: float | None) -> str:
 
 def print_maps(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[str]) -> None:
     """Print the table of maps on stdout."""
-    Console().print(map_table(folder, items, kept))
+    wide_console().print(map_table(folder, items, kept))
+
+
+def wide_console() -> Console:
+    """Stdout, as wide as the terminal; wide enough for a table where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _or_none(score: Score) -> tuple[float | None, float | None]:

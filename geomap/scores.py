@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from geomap.cog import BLOCK, GAP, to_steps
+from geomap.cog import BLOCK, GAP, cannot_write, to_steps
 from geomap.errors import MapError
 from geomap.grid import Grid, Window
 from geomap.heads import SpeciesHeads
@@ -69,7 +69,7 @@ class ScoreStore:
             steps: (species, n) uint16 scores of the valid cells.
 
         Raises:
-            OSError: The disk is full.
+            OutputError: The disk is full.
         """
         start = self.starts[k]
         self._put("valid", start, valid)
@@ -125,14 +125,15 @@ class ScoreStore:
 
     def _put(self, name: str, start: int, values: NDArray[np.generic]) -> None:
         """Write at a place; written rather than mapped, since a full disk must be an error and not a signal."""
-        target = os.open(self.folder / name, os.O_RDWR | os.O_CREAT)
-        try:
-            data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-            while len(data):
-                written = os.pwrite(target, data, start)
-                data, start = data[written:], start + written
-        finally:
-            os.close(target)
+        data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        with cannot_write(self.folder / name):
+            target = os.open(self.folder / name, os.O_RDWR | os.O_CREAT)
+            try:
+                while len(data):
+                    written = os.pwrite(target, data, start)
+                    data, start = data[written:], start + written
+            finally:
+                os.close(target)
 
     def _get(self, name: str, start: int, count: int, dtype: np.dtype[Scalar]) -> NDArray[Scalar]:
         if count == 0:
@@ -156,7 +157,7 @@ def score_unit(store: ScoreStore, target: Target, heads: SpeciesHeads, chosen: S
     Raises:
         FieldError: A chunk of the field is damaged.
         MapError: A score is not finite.
-        OSError: The disk is full.
+        OutputError: The disk is full.
     """
     window = store.units[k]
     features, valid = target.read(window)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from geomap.catalog import Catalog, SpeciesEntry
 from geomap.cli import run
 from geomap.errors import NameNotFoundError
-from geomap.report import species_table
+from geomap.names import accepted, normalise
+from geomap.report import species_table, wide_console
 
 app = typer.Typer(add_completion=False)
 
@@ -42,9 +42,10 @@ def species(
         listed = [{**entry.to_dict(), "grids": list(grids[entry.group])} for entry in by_name(entries)]
         typer.echo(json.dumps(listed, indent=1, ensure_ascii=False, allow_nan=False))
         return
-    console = Console()
+    console = wide_console()
     console.print(species_table(by_name(entries), {group: ", ".join(names) for group, names in grids.items()}))
-    console.print(f"{len(entries)} entries, {len({entry.slug for entry in entries})} species")
+    species = {normalise(accepted(entry.scientific)) for entry in entries}
+    console.print(f"{len(entries)} entries, {len(species)} species")
 
 
 def by_name(entries: list[SpeciesEntry]) -> list[SpeciesEntry]:
