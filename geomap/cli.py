@@ -87,8 +87,11 @@ def run(app: typer.Typer, argv: Sequence[str] | None, prog: str | None = None) -
         OSError: Of a kind that is not about a place to read or write: a fault of ours, like all else.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    command = get_command(app)
+    # typer's own markup would swallow units in brackets: "resolution [m]".
+    command.rich_markup_mode = "markdown"
     try:
-        code = get_command(app).main(args=args, prog_name=prog, standalone_mode=False)
+        code = command.main(args=args, prog_name=prog, standalone_mode=False)
     except ThreePartError as error:
         return refuse(error)
     except typer.TyperException as error:

@@ -133,6 +133,16 @@ def test_help_goes_to_stdout(capsys):
         assert line in out
 
 
+def test_help_keeps_units_in_brackets(capsys):
+    def command(size: float = typer.Option(3.0, help="Side of a cell [m].")) -> None:
+        """Measure [km2]."""
+
+    assert cli.run(app_of(command), ["--help"], prog="geomap thing") == 0
+    said = capsys.readouterr().out
+    assert "Measure [km2]." in said
+    assert "Side of a cell [m]." in said
+
+
 def test_without_a_command_the_help_is_an_error(capsys):
     assert cli.main([]) == 2
     out, err = capsys.readouterr()

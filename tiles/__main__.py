@@ -13,7 +13,7 @@ import typer
 from geomap.cli import run
 from tiles.settings import SettingsError, from_environment
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
