@@ -18,6 +18,7 @@ from importlib.metadata import version
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from geomap.errors import GeomapError, OutputError
@@ -88,6 +89,7 @@ def run(app: typer.Typer, argv: Sequence[str] | None, prog: str | None = None) -
     """
     args = list(sys.argv[1:] if argv is None else argv)
     command = get_command(app)
+    assert isinstance(command, TyperCommand), "an app of one command"
     # typer's own markup would swallow units in brackets: "resolution [m]".
     command.rich_markup_mode = "markdown"
     try:
