@@ -1,11 +1,11 @@
 """The catalogue: which species can be rendered, by which heads, on which grids.
 
-    catalog = Catalog.open()                       # the shipped bundle; or a group of it; or a folder of heads
-    heads, index = catalog.find("Lawrence's Goldfinch")
-    field = catalog.field("california")
+    catalog = Catalog.open()                       # the shipped bundle; or a group of it; or a folder of
+    heads heads, index = catalog.find("Lawrence's Goldfinch") field = catalog.field("california")
 
-The bundle (geomap/bundle, or $GEOMAP_BUNDLE) holds `fields/GRID.zarr.zip`, `heads/GROUP/` and `encoders/`. Groups come
-in the order of `index.json` ({"groups": [...]}) where there is one, else by name. Reading needs neither torch nor Dask.
+The bundle (geomap/bundle, or $GEOMAP_BUNDLE) holds `fields/GRID.zarr.zip`, `heads/GROUP/` and `encoders/`.
+Groups come in the order of `index.json` ({"groups": [...]}) where there is one, else by name. Reading needs
+neither torch nor Dask.
 """
 
 from __future__ import annotations
@@ -14,98 +14,19 @@ import difflib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from geomap import names
+from geomap.entries import SpeciesEntry, entry_of
 from geomap.errors import FieldError, HeadsError, NameNotFoundError
-from geomap.heads import THRESHOLDS, Meaning, SpeciesHeads, load_heads
+from geomap.heads import SpeciesHeads, load_heads
 
 if TYPE_CHECKING:
     from geomap.field import EmbeddingField
-
-SCORES = ("auc", "ap", "brier", "boyce")
-# Presences are all that a suitability knows, so nothing that counts absences decides its threshold.
-DEFAULT_THRESHOLD: dict[Meaning, str] = {"suitability": "p10", "probability": "maxsss"}
-
-
-class Threshold(NamedTuple):
-    """A threshold, and the share of held-out presences that fall below it; NaN where not known."""
-
-    value: float
-    omission: float
-
-
-class Score(NamedTuple):
-    """A cross-validated score beside that of the null model that sees coordinates only; NaN where not known."""
-
-    value: float
-    null: float
-
-
-@dataclass(frozen=True)
-class SpeciesEntry:
-    """One species of one group.
-
-    Attributes:
-        group: Name of the group of heads.
-        index: Its row in the heads.
-        scientific: Scientific name.
-        vernacular: Common name, or "".
-        meaning: "suitability" or "probability".
-        records: Number of records it was fitted on.
-        thresholds: mtp, p10, lpt5, maxsss.
-        scores: auc, ap, brier, boyce.
-        n_test: Held-out presences behind the scores.
-    """
-
-    group: str
-    index: int
-    scientific: str
-    vernacular: str
-    meaning: Meaning
-    records: int
-    thresholds: dict[str, Threshold] = field(hash=False)
-    scores: dict[str, Score] = field(hash=False)
-    n_test: int = 0
-
-    @property
-    def slug(self) -> str:
-        """Name for files: the scientific name in lower case with hyphens."""
-        return re.sub(r"[^a-z0-9]+", "-", names.normalise(self.scientific)).strip("-")
-
-    @property
-    def title(self) -> str:
-        """Scientific name with the common name behind it, if there is one."""
-        return f"{self.scientific} ({self.vernacular})" if self.vernacular else self.scientific
-
-    @property
-    def default_threshold(self) -> str:
-        """The threshold that tables and pictures use when none is asked for."""
-        return DEFAULT_THRESHOLD[self.meaning]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; NaN becomes None."""
-        return {
-            "scientificName": self.scientific,
-            "vernacularName": self.vernacular,
-            "slug": self.slug,
-            "group": self.group,
-            "meaning": self.meaning,
-            "records": self.records,
-            "n_test": self.n_test,
-            "scores": {key: known(score._asdict()) for key, score in self.scores.items()},
-            "thresholds": {key: known(threshold._asdict()) for key, threshold in self.thresholds.items()},
-        }
-
-
-def known(values: dict[str, float]) -> dict[str, float | None]:
-    """The values with None for NaN, which JSON does not have."""
-    return {key: None if math.isnan(value) else value for key, value in values.items()}
 
 
 def bundle_path() -> Path:
@@ -178,7 +99,9 @@ class Catalog:
         return self.heads(entry.group), entry.index
 
     def find_entry(self, name: str, group: str | None = None) -> SpeciesEntry:
-        """The best entry of a species: a probability before a suitability, then the higher AUC, then the group's place.
+        """The best entry of a species.
+
+        A probability goes before a suitability, then the higher AUC, then the group's place.
 
         Args:
             name: Scientific name, synonym or common name, in any case; never a near match.
@@ -205,7 +128,9 @@ class Catalog:
 
     def entries(self) -> list[SpeciesEntry]:
         """Every species of every group."""
-        return [entry_of(self.heads(group), group, index) for group in self.groups for index in self._rows(group)]
+        return [
+            entry_of(self.heads(group), group, index) for group in self.groups for index in self._rows(group)
+        ]
 
     def best_entries(self) -> list[SpeciesEntry]:
         """Every species once, by its best entry; older and newer names of a species count as one."""
@@ -217,9 +142,11 @@ class Catalog:
         return list(best.values())
 
     def search(self, text: str) -> list[SpeciesEntry]:
-        """The entries with a name, common name or synonym that contains a text, whatever its case and hyphens."""
+        """The entries with a name, common name or synonym that contains a text, in any case."""
         wanted = names.normalise(text)
-        return [entry for entry in self.entries() if any(wanted in names.normalise(n) for n in self._names(entry))]
+        return [
+            entry for entry in self.entries() if any(wanted in names.normalise(n) for n in self._names(entry))
+        ]
 
     @cached_property
     def field_paths(self) -> dict[str, Path]:
@@ -257,10 +184,22 @@ class Catalog:
         yield str(row.get("synonyms") or "")
 
     def _unknown(self, name: str, groups: tuple[str, ...]) -> NameNotFoundError:
-        there = [n for entry in self.entries() if entry.group in groups for n in (entry.scientific, entry.vernacular) if n]
+        there = [
+            n
+            for entry in self.entries()
+            if entry.group in groups
+            for n in (entry.scientific, entry.vernacular)
+            if n
+        ]
         near = names.nearest(name, there)
-        change = f"did you mean {', '.join(near)}?" if near else "`geomap species --search TEXT` lists what there is"
-        return NameNotFoundError(f"cannot find the species {name!r}", f"no such name in {', '.join(groups)}", change)
+        change = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else "`geomap species --search TEXT` lists what there is"
+        )
+        return NameNotFoundError(
+            f"cannot find the species {name!r}", f"no such name in {', '.join(groups)}", change
+        )
 
 
 def bundle_groups(bundle: Path) -> dict[str, Path]:
@@ -268,27 +207,10 @@ def bundle_groups(bundle: Path) -> dict[str, Path]:
     there = {path.parent.name: path.parent for path in sorted((bundle / "heads").glob("*/card.json"))}
     index = bundle / "index.json"
     order = json.loads(index.read_text(encoding="utf-8"))["groups"] if index.is_file() else []
-    return {name: there[name] for name in [*(n for n in order if n in there), *(n for n in there if n not in order)]}
-
-
-def entry_of(heads: SpeciesHeads, group: str, index: int) -> SpeciesEntry:
-    """The entry of row `index` of heads."""
-    row = heads.species.iloc[index]
-
-    def number(column: str) -> float:
-        return round(float(row.get(column, math.nan)), 6)  # float32 columns would show digits that mean nothing
-
-    return SpeciesEntry(
-        group=group,
-        index=index,
-        scientific=str(row["scientificName"]),
-        vernacular=str(row["vernacularName"] or "") if row["vernacularName"] == row["vernacularName"] else "",
-        meaning=heads.meaning,
-        records=int(row["records"]),
-        thresholds={key: Threshold(number(key), number(f"omission_{key}")) for key in THRESHOLDS},
-        scores={key: Score(number(key), number(f"null_{key}")) for key in SCORES},
-        n_test=int(row.get("n_test", 0)),
-    )
+    return {
+        name: there[name]
+        for name in [*(n for n in order if n in there), *(n for n in there if n not in order)]
+    }
 
 
 def _worth(entry: SpeciesEntry) -> tuple[bool, float]:

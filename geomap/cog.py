@@ -1,10 +1,11 @@
 """Cloud-optimised GeoTIFFs of maps: float32 rounded to four decimals, always with the same layout.
 
-Inside geomap a map is uint16 *steps* of 1/10000 with `GAP` for nodata; `write_cog` turns them into float32 by a table,
-so the rounding, the range and the nodata value of a file hold by construction. A map is written strip by strip into a
-plain tiled GeoTIFF and then copied by GDAL's COG driver, which makes the averaged overviews: two passes, because a COG
-cannot be written in place. DEFLATE level 6 with the floating-point predictor opens everywhere (ArcGIS and browsers too);
-level 9 takes six times as long for 1 % of the size, ZSTD saves 4 %.
+Inside geomap a map is uint16 *steps* of 1/10000 with `GAP` for nodata; `write_cog` turns them into float32
+by a table, so the rounding, the range and the nodata value of a file hold by construction. A map is written
+strip by strip into a plain tiled GeoTIFF and then copied by GDAL's COG driver, which makes the averaged
+overviews: two passes, because a COG cannot be written in place. DEFLATE level 6 with the floating-point
+predictor opens everywhere (ArcGIS and browsers too); level 9 takes six times as long for 1 % of the size,
+ZSTD saves 4 %.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ BLOCK = 512
 SCALE = 10_000  # steps per 1
 GAP = 65_535  # the step that means nodata
 LAYOUT = {
-    "compress": "DEFLATE", "level": 6, "predictor": "FLOATING_POINT", "blocksize": BLOCK, "bigtiff": "IF_SAFER",
-    "overviews": "IGNORE_EXISTING", "overview_resampling": "AVERAGE", "num_threads": 1,
+    "compress": "DEFLATE", "level": 6, "predictor": "FLOATING_POINT", "blocksize": BLOCK,
+    "overviews": "IGNORE_EXISTING", "overview_resampling": "AVERAGE", "bigtiff": "IF_SAFER", "num_threads": 1,
 }  # fmt: skip
 Strip = tuple[int, NDArray[np.uint16]]
 
@@ -74,7 +75,9 @@ def to_steps(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[n
             "cannot write the map", f"{bad.size} values that are not within 0..1, e.g. {bad[0]}",
             "check the heads: scores must be finite, between 0 and 1",
         )  # fmt: skip
-    scaled = np.multiply(np.where(valid, values, 0), SCALE, dtype=np.float64)  # float32 would round ties otherwise
+    scaled = np.multiply(
+        np.where(valid, values, 0), SCALE, dtype=np.float64
+    )  # float32 would round ties otherwise
     return np.where(valid, np.rint(scaled), GAP).astype(np.uint16)
 
 
@@ -125,7 +128,9 @@ def read_strips(path: Path, rows: int) -> Iterator[tuple[int, NDArray[np.float32
                 window = RasterWindow(0, row, source.width, min(rows, source.height - row))
                 yield row, source.read(1, window=window)
     except (RasterioError, OSError) as error:
-        raise MapError("cannot read the map", f"{path}: {error}", "render it again with --overwrite") from error
+        raise MapError(
+            "cannot read the map", f"{path}: {error}", "render it again with --overwrite"
+        ) from error
 
 
 def _write_plain(path: Path, strips: Iterable[Strip], spec: CogSpec) -> int:
@@ -134,8 +139,8 @@ def _write_plain(path: Path, strips: Iterable[Strip], spec: CogSpec) -> int:
     crc = 0
     with rasterio.open(
         path, "w", driver="GTiff", height=height, width=width, count=1, dtype="float32", nodata=NODATA,
-        crs=str(spec.geobox.crs), transform=spec.geobox.transform, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
-        bigtiff="IF_SAFER",
+        crs=str(spec.geobox.crs), transform=spec.geobox.transform,
+        tiled=True, blockxsize=BLOCK, blockysize=BLOCK, bigtiff="IF_SAFER",
     ) as target:  # fmt: skip
         for row, steps in strips:
             values = to_values(steps)

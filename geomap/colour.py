@@ -1,8 +1,8 @@
 """Colours of maps: one ramp for every species, fixed from 0 to 1, the same in previews, legends and tiles.
 
 A ramp here runs from light (0) to dark (1) with lightness falling all the way, so that it reads in grey print
-and with any kind of colour blindness, and it is never blue, which readers of maps take for water. They are ramps of
-ColorBrewer under the names that matplotlib, QGIS and TiTiler share.
+and with any kind of colour blindness, and it is never blue, which readers of maps take for water. They are
+ramps of ColorBrewer under the names that matplotlib, QGIS and TiTiler share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT = "ylorbr"
-RAMPS = {DEFAULT: "YlOrBr", "ylorrd": "YlOrRd", "orrd": "OrRd", "purd": "PuRd", "greys": "Greys"}  # ours: matplotlib's
+RAMPS = {
+    DEFAULT: "YlOrBr",
+    "ylorrd": "YlOrRd",
+    "orrd": "OrRd",
+    "purd": "PuRd",
+    "greys": "Greys",
+}  # ours: matplotlib's
 STEPS = 250  # a value v is drawn with palette entry round(250 v): steps of 0.004, the rest is left for nodata
 CLEAR = 255  # palette entry of nodata, wholly transparent
 

@@ -1,4 +1,4 @@
-"""What a map holds, in numbers: cells and true area by value, from which all areas, quantiles and statistics follow.
+"""What a map holds, in numbers: cells and true area by value, from which all areas and statistics follow.
 
 Values have four decimals (see geomap.cog), so a histogram of 10001 steps loses nothing.
 """
@@ -38,7 +38,7 @@ class MapFacts:
         return float(self.area_by_step.sum())
 
     def area_above(self, threshold: float) -> float:
-        """True area [km²] of the cells whose value in the file is at or above a threshold; NaN for a NaN threshold."""
+        """True area [km²] of the cells whose value in the file reaches a threshold; NaN for NaN."""
         if math.isnan(threshold):
             return math.nan
         return float(self.area_by_step[max(0, math.ceil(threshold * SCALE - 1e-6)) :].sum())

@@ -1,4 +1,4 @@
-"""Where a grid lies on the globe: its outline in degrees as GeoJSON, cut at the antimeridian (RFC 7946, 3.1.9)."""
+"""Where a grid lies: its outline in degrees as GeoJSON, cut at the antimeridian (RFC 7946, 3.1.9)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def footprint(geobox: GeoBox) -> tuple[dict[str, Any], list[float]]:
     """Outline and bounding box of a grid.
 
     Args:
-        geobox: Shape, transform and CRS. A grid that goes round the whole world is the whole ring of its latitudes.
+        geobox: Shape, transform and CRS. A grid that goes round the whole world is the whole ring of its
+            latitudes.
 
     Returns:
-        GeoJSON geometry (Polygon, or MultiPolygon across the antimeridian), and [west, south, east, north] degrees
-        WGS 84, with west > east across the antimeridian.
+        GeoJSON geometry (Polygon, or MultiPolygon across the antimeridian), and [west, south, east, north]
+        degrees WGS 84, with west > east across the antimeridian.
     """
     outline = _outline(geobox)
     low, high = outline.min(axis=0), outline.max(axis=0)
@@ -39,7 +40,9 @@ def footprint(geobox: GeoBox) -> tuple[dict[str, Any], list[float]]:
     shape = shapely.make_valid(shapely.Polygon(outline))
     parts = []
     for turn in (-360, 0, 360):
-        part = affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
+        part = affinity.translate(
+            shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn
+        )
         parts += [p for p in getattr(part, "geoms", [part]) if p.geom_type == "Polygon" and p.area > 1e-9]
     west, east = ((float(v) + 180) % 360 - 180 for v in (low[0], high[0]))
     east = 180.0 if east == -180 else east

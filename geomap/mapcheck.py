@@ -1,7 +1,9 @@
 """Checks of a written map: it is opened again, and a map that looks wrong is refused rather than handed out.
 
-Flat maps, shifted maps and seams at the borders of processing blocks are the known silent failures of tools of this
-kind, so every map is held against what is known beforehand: where there is data, what was written, where the records
+Flat maps, shifted maps and seams at the borders of processing blocks are the known silent failures of tools
+of this
+kind, so every map is held against what is known beforehand: where there is data, what was written, where the
+    records
 are, and that a block border is an accident of processing which the map must not show.
 """
 
@@ -25,7 +27,7 @@ from geomap.facts import MapFacts
 from geomap.seams import SeamGauge
 
 RETRY = "render it again with --overwrite; if it happens again, make the field or the heads again"
-# Nine of ten presences reach the 10th-percentile threshold; a map of which as large a share does tells nothing.
+# Nine of ten presences reach the 10th-percentile threshold; a map of which as much does tells nothing.
 P10_SHARE = 0.9
 
 
@@ -40,8 +42,8 @@ class Expectation:
         crc: CRC-32 of the float32 values row by row, as `geomap.cog.write_cog` returns it.
         facts: What was written.
         p10: Value that nine of ten presences reach; NaN when not known.
-        home: The grid is the one the heads were fitted on, so the species must occur on it and must be missing from
-            a part of it. On other grids it may be everywhere or nowhere.
+        home: The grid is the one the heads were fitted on, so the species must occur on it and must be
+            missing from a part of it. On other grids it may be everywhere or nowhere.
     """
 
     geobox: GeoBox
@@ -61,8 +63,9 @@ def check_map(path: Path, expected: Expectation) -> None:
         expected: What is known.
 
     Raises:
-        MapError: The file cannot be read, is not georeferenced as asked, not a strictly valid COG, not finite, flat,
-            has data in the wrong cells, other values than were written, presences not above the background, or seams.
+        MapError: The file cannot be read, is not georeferenced as asked, not a strictly valid COG, not
+            finite, flat, has data in the wrong cells, other values than were written, presences not above
+            the background, or seams.
     """
     _check_header(path, expected.geobox)
     _check_cells(path, expected)
@@ -111,7 +114,7 @@ def _check_cells(path: Path, expected: Expectation) -> None:
 
 
 def _check_flat(path: Path, facts: MapFacts, home: bool) -> None:
-    """A map of one value is wrong; zero all over is right for a species that does not occur on a foreign grid."""
+    """A map of one value is wrong; but zero all over is right on a foreign grid without the species."""
     present = np.flatnonzero(facts.cells_by_step)
     if present.size == 0:
         raise _wrong(path, "no cell with data")
@@ -123,10 +126,8 @@ def _check_presences(path: Path, expected: Expectation) -> None:
     """Presences must stand above the background, and the threshold must part the map."""
     share = expected.facts.area_above(expected.p10) / expected.facts.area_km2
     if not (0 < share < P10_SHARE or math.isnan(share)):
-        raise _wrong(
-            path, f"{share:.0%} of the area reaches {expected.p10:.4f}, which nine of ten presences reach: the map"
-            " does not part the species from its background",
-        )  # fmt: skip
+        found = f"{share:.0%} of the area reaches {expected.p10:.4f}, which nine of ten presences reach"
+        raise _wrong(path, f"{found}: the map does not part the species from its background")
 
 
 def _wrong(path: Path, found: str) -> MapError:

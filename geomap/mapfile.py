@@ -22,8 +22,8 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from geomap.catalog import SpeciesEntry, known
 from geomap.cog import LAYOUT, CogSpec, cannot_write, write_cog
+from geomap.entries import SpeciesEntry, known
 from geomap.errors import MapError, OutputError
 from geomap.facts import MapFacts, tally
 from geomap.heads import SpeciesHeads, load_heads
@@ -175,7 +175,9 @@ def map_tags(entry: SpeciesEntry, heads: SpeciesHeads, target: Target) -> dict[s
 def thresholds(entry: SpeciesEntry, facts: MapFacts) -> dict[str, dict[str, float | None]]:
     """Every threshold of a species with its omission and the area [km²] of this map at or above it."""
     return {
-        key: known({"value": t.value, "omission": t.omission, "area_km2": round(facts.area_above(t.value), 3)})
+        key: known(
+            {"value": t.value, "omission": t.omission, "area_km2": round(facts.area_above(t.value), 3)}
+        )
         for key, t in entry.thresholds.items()
     }
 
@@ -190,7 +192,9 @@ def finished(out: Path, entry: SpeciesEntry, tags: Mapping[str, str]) -> dict[st
     item = _read_item(described)
     if item is None:
         if tif.exists() and _inputs_of(tif) != tags["GEOMAP_INPUTS"]:  # else it was stopped before its Item
-            raise OutputError(WHAT, f"{tif} exists and is not from here", "give --overwrite, or another --out")
+            raise OutputError(
+                WHAT, f"{tif} exists and is not from here", "give --overwrite, or another --out"
+            )
         return None
     if item["properties"].get("geomap:inputs") != tags["GEOMAP_INPUTS"]:
         found = f"{tif} exists and was made of other heads, another field or version"

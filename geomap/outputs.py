@@ -1,4 +1,4 @@
-"""The folder of a grid's maps: held by one render at a time, with room enough, described by its Collection."""
+"""The folder of a grid's maps: held by one render at a time, room enough, described by its Collection."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ def workplace(out: Path, grid: str) -> Iterator[tuple[Path, Path]]:
         lock = FileLock(scratch / "lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise OutputError(WHAT, f"another render is writing {folder}", "wait for it, or give another --out") from error
+        raise OutputError(
+            WHAT, f"another render is writing {folder}", "wait for it, or give another --out"
+        ) from error
     except OSError as error:
         _remove_empty(made)
-        raise OutputError(WHAT, f"{folder}: {error.strerror or error}", "give another folder with --out") from error
+        raise OutputError(
+            WHAT, f"{folder}: {error.strerror or error}", "give another folder with --out"
+        ) from error
     try:
         _clear(scratch)  # what a killed render left
         yield folder, scratch
@@ -76,10 +80,10 @@ def require_room(folder: Path, target: Target, species: int, batch: int) -> None
     need = maps + batch * 2 * valid + 9 * cells + 4 * blocks  # scores, valid and area, one uncompressed map
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise OutputError(
-            WHAT, f"{species} maps of {cells:,} cells need up to {need / 1e9:,.1f} GB, {folder} has {free / 1e9:,.1f} GB",
-            "free some space, render fewer species or a smaller grid, or give another --out",
-        )  # fmt: skip
+        room = f"{need / 1e9:,.2f} GB, {folder} has {free / 1e9:,.2f} GB"
+        found = f"{species} maps of {cells:,} cells need up to {room}"
+        change = "free some space, render fewer species or a smaller grid, or give another --out"
+        raise OutputError(WHAT, found, change)
 
 
 def write_collection(folder: Path, scratch: Path, grid: Grid) -> None:
@@ -92,10 +96,14 @@ def write_collection(folder: Path, scratch: Path, grid: Grid) -> None:
     if not items:
         return
     try:
-        (scratch / COLLECTION).write_text(to_json(make_collection(grid.name, items, grid.geobox)), encoding="utf-8")
+        (scratch / COLLECTION).write_text(
+            to_json(make_collection(grid.name, items, grid.geobox)), encoding="utf-8"
+        )
         (scratch / COLLECTION).replace(folder / COLLECTION)
     except OSError as error:
-        raise OutputError(WHAT, f"{folder / COLLECTION}: {error.strerror or error}", "free some space there") from error
+        raise OutputError(
+            WHAT, f"{folder / COLLECTION}: {error.strerror or error}", "free some space there"
+        ) from error
 
 
 def items_of(folder: Path) -> list[dict[str, Any]]:

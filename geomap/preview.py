@@ -33,7 +33,9 @@ def write_preview(cog: Path, png: Path) -> None:
             shape = tuple(round(side / shrink) for side in source.shape)
             values = source.read(1, out_shape=shape, resampling=Resampling.average, masked=True)
     except RasterioError as error:
-        raise MapError("cannot read the map", f"{cog}: {error}", "render it again with --overwrite") from error
+        raise MapError(
+            "cannot read the map", f"{cog}: {error}", "render it again with --overwrite"
+        ) from error
     picture = Image.fromarray(levels(values.filled(0), ~values.mask), mode=None).convert("P")
     picture.putpalette(palette()[:, :3].tobytes())
     with cannot_write(png):

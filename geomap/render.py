@@ -3,7 +3,8 @@
     python -m geomap.render --species "Eschscholzia californica"
     python -m geomap.render --species all --heads north-america-birds --grid north-america --workers 2
 
-With no option but the species, the shipped bundle and the California grid are used. A render that was stopped goes on
+With no option but the species, the shipped bundle and the California grid are used. A render that was
+stopped goes on
 where it was when it is called again: maps that are there and were made of the same are kept.
 """
 
@@ -27,7 +28,8 @@ def render(
         list[str], typer.Option(help="Scientific or common name, in any case; or `all`. Repeat for more.")
     ],
     heads: Annotated[
-        str | None, typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups.")
+        str | None,
+        typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups."),
     ] = None,
     grid: Annotated[str | None, typer.Option(help="Named grid; california if no area is given.")] = None,
     bbox: Annotated[

@@ -1,4 +1,4 @@
-"""The stages of a render: which species, on which cells, what is left to do, scores, maps, the Collection, a table."""
+"""The stages of a render: which species, on which cells, what is left to do; scores, maps, Collection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from geomap.catalog import Catalog, SpeciesEntry
+from geomap.catalog import Catalog
+from geomap.entries import SpeciesEntry
 from geomap.errors import HeadsError
 from geomap.grid import Grid
 from geomap.mapfile import Batch, draw_missing, finished, forget, map_tags, map_task, score_task
@@ -111,10 +112,9 @@ def require_encoders(catalog: Catalog, entries: list[SpeciesEntry], target: Targ
         heads = catalog.heads(group)
         heads.require_encoder(target.field.encoder_hash, f"the field {target.field.path.name}")
         if heads.adapter.dim != target.field.dim:
-            raise HeadsError(
-                f"cannot use heads {group} with the field {target.field.path.name}",
-                f"embeddings of {target.field.dim} features, heads for {heads.adapter.dim}", "fit the heads again",
-            )  # fmt: skip
+            what = f"cannot use heads {group} with the field {target.field.path.name}"
+            found = f"embeddings of {target.field.dim} features, heads for {heads.adapter.dim}"
+            raise HeadsError(what, found, "fit the heads again")
 
 
 def sort_out(
@@ -134,7 +134,7 @@ def sort_out(
 
 
 def batch_size(target: Target) -> int:
-    """How many species are scored together: as many as keep a unit in memory and the scores on the disk small."""
+    """How many species are scored together, so that a unit in memory and scores on the disk stay small."""
     height, width = target.grid.shape
     in_unit = UNIT_BYTES // (2 * min(height * width, target.grid.unit**2))
     on_disk = STORE_BYTES // (2 * height * width)
@@ -170,4 +170,3 @@ def render_batch(batch: Batch, workers: Workers, bar: Bar) -> dict[str, dict[str
         bar.advance(1)
     batch.drop()
     return items
-

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from geomap.catalog import Score, SpeciesEntry
+from geomap.entries import Score, SpeciesEntry
 
 UNKNOWN = "–"
 
@@ -42,7 +42,7 @@ def map_table(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[
 
 
 def species_table(entries: Iterable[SpeciesEntry], grids: Mapping[str, str]) -> Table:
-    """One row a species: scientific and common name, group, meaning, records, AUC beside that of the null model, grids.
+    """One row a species, with its AUC beside that of the null model.
 
     Args:
         entries: The species.

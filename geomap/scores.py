@@ -1,8 +1,9 @@
 """Scores of many species on one grid, unit by unit, kept on disk until each becomes a map.
 
-The embeddings of a unit are read and sent through the adapter once, then every species is one column of a matrix
-product. A score is kept as a uint16 step of 1/10000 (see geomap.cog), valid cells only, so a species of the
-California grid takes 0.9 MB and any number of species needs the memory of one unit. Units have a fixed place in the
+The embeddings of a unit are read and sent through the adapter once, then every species is one column of a
+matrix product. A score is kept as a uint16 step of 1/10000 (see geomap.cog), valid cells only, so a species
+of the California grid takes 0.9 MB and any number of species needs the memory of one unit. Units have a
+fixed place in the
 files: several processes may write them in any order.
 """
 
@@ -27,8 +28,8 @@ from geomap.target import Target
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 ROWS = 4096  # cells sent through the adapter at once: the activations stay in the cache
-# Species are scored in columns of this many, the last filled up, so that the shapes of the products, and with them
-# the last bits of the scores, do not depend on which species are asked for together.
+# Species are scored in columns of this many, the last filled up, so that the shapes of the products, and with
+# them the last bits of the scores, do not depend on which species are asked for together.
 COLUMNS = 16
 
 
@@ -124,7 +125,7 @@ class ScoreStore:
         return self._get("steps", start, count, np.dtype(np.uint16))
 
     def _put(self, name: str, start: int, values: NDArray[np.generic]) -> None:
-        """Write at a place; written rather than mapped, since a full disk must be an error and not a signal."""
+        """Write at a place; not by a memory map, where a full disk is a signal that kills."""
         data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
         with cannot_write(self.folder / name):
             target = os.open(self.folder / name, os.O_RDWR | os.O_CREAT)

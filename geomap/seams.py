@@ -4,9 +4,10 @@ Across a border between columns (or rows) b-1 and b the *kink* of a map a is
 
     e = (a[b] - a[b-1]) - ((a[b-1] - a[b-2]) + (a[b+1] - a[b])) / 2,
 
-the jump there less the mean jump beside it, so that a slope makes no kink. Kinks are pooled over the stretch of the
-border that two blocks share, once signed (an offset of a block) and once unsigned (a shifted or foreign block), and
-held against the same pools on lines that are no borders. The rules use maxima and medians only, because maps have
+the jump there less the mean jump beside it, so that a slope makes no kink. Kinks are pooled over the stretch
+of the border that two blocks share, once signed (an offset of a block) and once unsigned (a shifted or
+foreign block), and held against the same pools on lines that are no borders. The rules use maxima and
+medians only, because maps have
 heavy tails: coasts, valleys, towns.
 """
 
@@ -21,7 +22,9 @@ REACH = 16  # lines to each side of a border that it is compared with
 TIMES_LOCAL = 4.0  # a kink is a seam when it is so many times the largest of its neighbourhood,
 TIMES_GLOBAL = 1.75  # so many times the largest of all lines beside borders,
 LEAST = 0.01  # and at least so large (of a range of 1)
-ALL_OVER = 0.5  # or when so many borders are larger than all their neighbours; chance makes that about one in 25
+ALL_OVER = (
+    0.5  # or when so many borders are larger than all their neighbours; chance makes that about one in 25
+)
 FAINT = 0.0003  # kinks below this are rounding
 ENOUGH = 0.25  # stretches with data in less than this share of their cells are not judged
 FEWEST = 6  # lines in a neighbourhood, and stretches of border for `ALL_OVER`, below which nothing is judged
@@ -57,7 +60,9 @@ class SeamGauge:
             low, high = max(first, start), min(last, start + len(rows))
             if high - low > 3:
                 self._down.append(pool(rows[low - start : high - start].T, low, 0, self.unit))
-        self._tail = rows[-REACH - 4 :]  # so that a border at the strip's edge is compared with both its sides
+        self._tail = rows[
+            -REACH - 4 :
+        ]  # so that a border at the strip's edge is compared with both its sides
 
     def verdict(self) -> str | None:
         """What is wrong, in words, or None."""
@@ -129,11 +134,13 @@ def judge(pools: list[Pools], unit: int, lines: str) -> str | None:
     for kind in ("signed", "unsigned"):
         top = max((_largest(p, kind, unit, enough) for p in pools), default=0.0)
         judged = above = 0
-        for p, at in [(p, at) for p in pools for at in np.flatnonzero(p.lines % unit == 0).tolist()]:
-            stretch, value, size, rest = _border(p, kind, at, unit, enough)
+        for part, at in [(p, at) for p in pools for at in np.flatnonzero(p.lines % unit == 0).tolist()]:
+            stretch, value, size, rest = _border(part, kind, at, unit, enough)
             found = (value > TIMES_LOCAL * rest) & (value > TIMES_GLOBAL * top) & (size > LEAST)
             if found.any():
-                return f"a seam at the block border before {lines} {p.lines[at]}, block {stretch[found][0]} along it"
+                return (
+                    f"a seam at the block border before {lines} {part.lines[at]}, block {stretch[found][0]}"
+                )
             judged, above = judged + value.size, above + int(((value > rest) & (size > FAINT)).sum())
         if judged >= FEWEST and above > ALL_OVER * judged:
             return f"seams at the block borders between {lines}s all over the map"
@@ -149,7 +156,7 @@ def _largest(pools: Pools, kind: str, unit: int, enough: int) -> float:
 def _border(
     pools: Pools, kind: str, at: int, unit: int, enough: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The stretches of a border that can be judged: number, pool, kink, and the largest pool within reach beside it."""
+    """Stretches of a border that can be judged: number, pool, kink, and the largest pool beside it."""
     values: NDArray[np.float64] = getattr(pools, kind)
     near = (np.abs(pools.lines - pools.lines[at]) <= REACH) & _is_inside(pools.lines, unit)
     usable = pools.count[:, near] >= enough

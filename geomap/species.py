@@ -1,7 +1,7 @@
 """Lists the species that can be rendered.
 
-    python -m geomap.species --search goldfinch
-    python -m geomap.species --json
+python -m geomap.species --search goldfinch
+python -m geomap.species --json
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from geomap.catalog import Catalog, SpeciesEntry
+from geomap.catalog import Catalog
 from geomap.cli import run
+from geomap.entries import SpeciesEntry
 from geomap.errors import NameNotFoundError
 from geomap.names import accepted, normalise
 from geomap.report import species_table, wide_console
@@ -24,11 +25,16 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def species(
-    search: Annotated[str | None, typer.Option(help="Text in a scientific or common name or synonym.")] = None,
-    heads: Annotated[
-        str | None, typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups.")
+    search: Annotated[
+        str | None, typer.Option(help="Text in a scientific or common name or synonym.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all scores and thresholds.")] = False,
+    heads: Annotated[
+        str | None,
+        typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with all scores and thresholds.")
+    ] = False,
 ) -> None:
     """List the species that can be rendered."""
     catalog = Catalog.open(heads)
@@ -43,7 +49,9 @@ def species(
         typer.echo(json.dumps(listed, indent=1, ensure_ascii=False, allow_nan=False))
         return
     console = wide_console()
-    console.print(species_table(by_name(entries), {group: ", ".join(names) for group, names in grids.items()}))
+    console.print(
+        species_table(by_name(entries), {group: ", ".join(names) for group, names in grids.items()})
+    )
     species = {normalise(accepted(entry.scientific)) for entry in entries}
     console.print(f"{len(entries)} entries, {len(species)} species")
 

@@ -1,7 +1,7 @@
 """STAC of maps: one Item beside each COG, one Collection per folder (STAC 1.1; proj, raster, render, file).
 
-Documents are plain dicts and hold no time of making, so the same map always has the same Item. Where nothing is
-said about when the records were made, the Item's time is `UNDATED`, and its description says so.
+Documents are plain dicts and hold no time of making, so the same map always has the same Item. Where nothing
+is said about when the records were made, the Item's time is `UNDATED`, and its description says so.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.extensions.render import Render, RenderExtension
 
-from geomap.catalog import SpeciesEntry, known
 from geomap.cog import NODATA
 from geomap.colour import DEFAULT
+from geomap.entries import SpeciesEntry, known
 from geomap.facts import MapFacts
 from geomap.footprint import footprint
 
@@ -47,8 +47,8 @@ class MapRecord:
         geobox: Shape, transform and CRS.
         facts: What the map holds.
         tags: Tags of the file; in the Item they are the properties `geomap:...`.
-        data: What the card of the heads says of its data: `licence`, `credit` and `period` ([first, last] ISO dates of
-            the records) are used where they are there.
+        data: What the card of the heads says of its data: `licence`, `credit` and `period` ([first, last]
+            ISO dates of the records) are used where they are there.
     """
 
     entry: SpeciesEntry
@@ -102,9 +102,13 @@ def make_collection(grid: str, items: Iterable[Mapping[str, Any]], geobox: GeoBo
         geobox: Shape, transform and CRS of the grid.
     """
     members = sorted(items, key=lambda item: str(item["id"]))
-    starts, ends = (sorted({str(m["properties"][key]) for m in members}) for key in ("start_datetime", "end_datetime"))
+    starts, ends = (
+        sorted({str(m["properties"][key]) for m in members}) for key in ("start_datetime", "end_datetime")
+    )
     licences = sorted({str(m["properties"]["license"]) for m in members})
-    summary = {key: sorted({str(m["properties"][f"geomap:{key}"]) for m in members}) for key in ("meaning", "group")}
+    summary = {
+        key: sorted({str(m["properties"][f"geomap:{key}"]) for m in members}) for key in ("meaning", "group")
+    }
     return {
         "type": "Collection",
         "stac_version": pystac.get_stac_version(),
@@ -133,7 +137,7 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 
 def period(data: Mapping[str, Any]) -> tuple[str, str]:
-    """First and last moment of the records of heads in RFC 3339, `UNDATED` twice where nothing is said of it."""
+    """First and last moment of the records in RFC 3339; `UNDATED` twice where nothing is said of it."""
     dates = data.get("period")
     if not dates:
         return UNDATED, UNDATED
@@ -166,7 +170,9 @@ def _properties(record: MapRecord) -> dict[str, Any]:
         "geomap:area_km2": round(facts.area_km2, 3),
         "geomap:threshold": entry.default_threshold,
         "geomap:thresholds": {
-            key: known({"value": t.value, "omission": t.omission, "area_km2": round(facts.area_above(t.value), 3)})
+            key: known(
+                {"value": t.value, "omission": t.omission, "area_km2": round(facts.area_above(t.value), 3)}
+            )
             for key, t in entry.thresholds.items()
         },
         "geomap:scores": {key: known(score._asdict()) for key, score in entry.scores.items()},
@@ -194,7 +200,11 @@ def _cog_asset(record: MapRecord, cog: Path) -> pystac.Asset:
     fields = {"bands": [band], "raster:sampling": "area", "raster:scale": 1.0, "raster:offset": 0.0}
     fields["raster:spatial_resolution"] = float(record.geobox.affine.a)
     return pystac.Asset(
-        f"./{cog.name}", title=f"Map of {record.entry.title}", media_type=COG_TYPE, roles=["data"], extra_fields=fields
+        f"./{cog.name}",
+        title=f"Map of {record.entry.title}",
+        media_type=COG_TYPE,
+        roles=["data"],
+        extra_fields=fields,
     )
 
 
@@ -219,7 +229,12 @@ def _extend(item: pystac.Item, record: MapRecord, cog: Path) -> None:
     item.stac_extensions.append(RASTER)
     title = f"{record.entry.meaning.capitalize()} from 0 to 1"
     render = Render.create(
-        assets=["map"], title=title, rescale=[[0.0, 1.0]], nodata=NODATA, colormap_name=DEFAULT, resampling="nearest"
+        assets=["map"],
+        title=title,
+        rescale=[[0.0, 1.0]],
+        nodata=NODATA,
+        colormap_name=DEFAULT,
+        resampling="nearest",
     )
     RenderExtension.ext(item, add_if_missing=True).apply({"map": render})
 

@@ -1,7 +1,8 @@
 """Where a map is made: the cells asked for, and the embedding field that has them.
 
-A grid that has no field of its own is cut from a field of the same CRS and resolution whose cells coincide with its
-own and that has all of its land. Nothing is resampled: what cannot be cut is encoded from imagery, or refused.
+A grid that has no field of its own is cut from a field of the same CRS and resolution whose cells coincide
+with its own and that has all of its land. Nothing is resampled: what cannot be cut is encoded from imagery,
+or refused.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def find_target(
 
 
 def offset_in(field_grid: Grid, grid: Grid) -> tuple[int, int] | None:
-    """Row and column of a field's grid at which another grid begins, or None where its cells are not the field's."""
+    """Row and column of a field's grid at which another grid begins; None where its cells are others."""
     size = field_grid.resolution
     if str(field_grid.crs) != str(grid.crs) or not math.isclose(size, grid.resolution, rel_tol=1e-9):
         return None
@@ -112,8 +113,8 @@ def offset_in(field_grid: Grid, grid: Grid) -> tuple[int, int] | None:
     row = (field_grid.transform.f - grid.transform.f) / size
     if max(abs(col - round(col)), abs(row - round(row))) > 1e-6:
         return None
-    inside = 0 <= row and round(row) + grid.shape[0] <= field_grid.shape[0]
-    inside = inside and 0 <= col and round(col) + grid.shape[1] <= field_grid.shape[1]
+    inside = row >= 0 and round(row) + grid.shape[0] <= field_grid.shape[0]
+    inside = inside and col >= 0 and round(col) + grid.shape[1] <= field_grid.shape[1]
     return (round(row), round(col)) if inside else None
 
 
@@ -131,7 +132,7 @@ def missing_land(target: Target) -> int:
 
 def _cut(field: EmbeddingField, grid: Grid, name: str) -> Target:
     """The part of a field that a grid is."""
-    change = "leave out --grid, --bbox and --region to use the field's own grid, or give --imagery instead of --field"
+    change = "leave out the options of the grid to use the field's own, or give --imagery instead of --field"
     offset = offset_in(field.grid, grid)
     if offset is None:
         found = f"{name} is on the grid {field.grid.name}, whose cells are not those of {grid.name}"
@@ -183,7 +184,9 @@ def _encode(
             if kept.grid.to_dict() == grid.to_dict() and kept.imagery_id == imagery.id:
                 return kept
             raise _foreign(out)
-    return sweep(encoders, options.imagery, grid, out, workers=options.workers, resume=out.exists(), progress=progress)
+    return sweep(
+        encoders, options.imagery, grid, out, workers=options.workers, resume=out.exists(), progress=progress
+    )
 
 
 def _foreign(out: Path) -> GeomapError:

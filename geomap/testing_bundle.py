@@ -3,8 +3,8 @@
     bundle = make_bundle(tmp_path / "bundle")
     monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
 
-Its embeddings are smooth functions of longitude and latitude, its heads random numbers from a fixed seed, its thresholds
-the quantiles of made-up presences (the fifth of the cells with the highest scores).
+Its embeddings are smooth functions of longitude and latitude, its heads random numbers from a fixed seed,
+its thresholds the quantiles of made-up presences (the fifth of the cells with the highest scores).
 """
 
 from __future__ import annotations
@@ -79,11 +79,12 @@ def smooth_embedding(lonlat: NDArray[np.float64]) -> NDArray[np.float32]:
     """Embeddings (n, 6) in -1..1 of points (n, 2): waves along lon and lat of some degrees' length."""
     lon, lat = np.nan_to_num(lonlat).T
     waves = [lon / 3, lat / 3, (lon + lat) / 5, (lon - lat) / 7, lon / 11, lat / 13]
-    return np.sin(np.stack(waves, axis=1)).astype(np.float32)
+    embedding: NDArray[np.float32] = np.sin(np.stack(waves, axis=1)).astype(np.float32)
+    return embedding
 
 
 def write_field(path: Path, grid: Grid, encoder_hash: str = ENCODER_HASH) -> EmbeddingField:
-    """Write a finished field of `smooth_embedding` on the land of a grid, through the store that the sweep uses."""
+    """Write a finished field of `smooth_embedding` on the land of a grid, as the sweep stores it."""
     attributes = {
         "format": FORMAT, "grid": grid.to_dict(), "lattice": grid.crs.to_wkt(), "encoder_hash": encoder_hash,
         "imagery_id": "i" * 64, "scale": SCALE.astype(float).tolist(), "credit": "made up",
@@ -120,12 +121,12 @@ def make_heads(
     """
     rng = np.random.default_rng(seed)
 
-    def draw(*shape: int) -> NDArray[np.float32]:
-        return rng.normal(0, 1, shape).astype(np.float32)
+    def draw(*shape: int, spread: float = 1.0) -> NDArray[np.float32]:
+        return rng.normal(0, spread, shape).astype(np.float32)
 
-    members = tuple((draw(home.dim, 12), draw(12), draw(12, 8) / 3, draw(8)) for _ in range(2))
+    members = tuple((draw(home.dim, 12), draw(12), draw(12, 8, spread=1 / 3), draw(8)) for _ in range(2))
     adapter = Adapter(np.zeros(home.dim, np.float32), np.ones(home.dim, np.float32), members)
-    weights, bias = draw(len(species), 16) / 2, draw(len(species))
+    weights, bias = draw(len(species), 16, spread=0.5), draw(len(species))
     calibration = np.tile(np.array([1.5, -0.5], np.float32), (len(species), 1))
     table = pd.DataFrame(species, columns=["scientificName", "vernacularName", "synonyms"])
     table = table.assign(records=100 + 10 * np.arange(len(species)), cells=80, prevalence=0.2, n_test=50)
@@ -147,4 +148,3 @@ def _scores(predicted: NDArray[np.float32], seed: int) -> Mapping[str, NDArray[n
         columns[key] = 0.9 - 0.1 * k - 0.01 * seed - 0.001 * np.arange(presences.shape[1])
         columns[f"null_{key}"] = columns[key] - 0.05
     return columns
-

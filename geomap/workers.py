@@ -50,7 +50,9 @@ def workers_of(processes: int) -> Iterator[Workers]:
         yield run
     except BrokenProcessPool as error:
         raise SchedulerError(
-            "cannot go on rendering", "a worker process died, most likely for want of memory", "use fewer --workers"
+            "cannot go on rendering",
+            "a worker process died, most likely for want of memory",
+            "use fewer --workers",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -81,7 +83,12 @@ class Bar:
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Bar]:
     """A bar that vanishes when the block ends."""
-    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         yield Bar(bar)
 

@@ -1,4 +1,4 @@
-"""The catalogue: which heads carry a name, which of several groups is taken, fields by grid, light imports."""
+"""The catalogue: which heads carry a name, which of several groups is taken, fields by grid."""
 
 import json
 import subprocess
@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from geomap.catalog import Catalog, bundle_path, entry_of
+from geomap.catalog import Catalog, bundle_path
+from geomap.entries import entry_of
 from geomap.errors import FieldError, HeadsError, NameNotFoundError
 from geomap.heads import load_heads
 from geomap.testing_bundle import ENCODER_HASH, make_bundle, make_heads
@@ -46,7 +47,9 @@ def test_find_by_any_exact_name(catalog, name):
     assert heads.species["scientificName"].iloc[index] == "Quercus lobata"
 
 
-@pytest.mark.parametrize("name", ["Lawrence's Goldfinch", "Spinus lawrencei", "carduelis lawrencei", "lawrences goldfinch"])
+@pytest.mark.parametrize(
+    "name", ["Lawrence's Goldfinch", "Spinus lawrencei", "carduelis lawrencei", "lawrences goldfinch"]
+)
 def test_probability_goes_before_suitability(catalog, name):
     """In the survey under its older name, in world-birds under today's: one species, two entries."""
     assert [(e.group, e.scientific) for e in catalog.matches(name)] == [
@@ -62,7 +65,9 @@ def test_higher_score_goes_first_among_the_same_meaning(bundle, tmp_path):
     from geomap.heads import save_heads
 
     for seed, group in ((3, "a-weak"), (0, "b-strong")):  # a higher seed has lower scores
-        save_heads(make_heads(group, "suitability", [("Aa bb", "", "")], field, seed), tmp_path / "heads" / group)
+        save_heads(
+            make_heads(group, "suitability", [("Aa bb", "", "")], field, seed), tmp_path / "heads" / group
+        )
     assert Catalog.open(bundle=tmp_path).find_entry("aa bb").group == "b-strong"
 
 
@@ -122,7 +127,10 @@ def test_fields_by_grid(catalog):
 
 
 def test_search_in_all_names(catalog):
-    assert {entry.scientific for entry in catalog.search("LAWRENC")} == {"Carduelis lawrencei", "Spinus lawrencei"}
+    assert {entry.scientific for entry in catalog.search("LAWRENC")} == {
+        "Carduelis lawrencei",
+        "Spinus lawrencei",
+    }
     assert [entry.scientific for entry in catalog.search("oak")] == ["Quercus lobata"]
     assert [entry.scientific for entry in catalog.search("hindsii")] == ["Quercus lobata"]
     assert catalog.search("nowhere") == []

@@ -47,11 +47,13 @@ def test_values_are_rounded_and_gaps_are_nodata(truth, written):
         read = source.read(1)
         assert (source.dtypes, source.nodata, source.crs.to_epsg()) == (("float32",), NODATA, 3310)
         assert source.transform == BOX.affine
-    np.testing.assert_array_equal(read, np.where(valid, np.round(values.astype(float), 4), NODATA).astype("f4"))
+    np.testing.assert_array_equal(
+        read, np.where(valid, np.round(values.astype(float), 4), NODATA).astype("f4")
+    )
 
 
 def test_overviews_are_means_of_the_cells_with_data(truth, written):
-    """Against block means in plain NumPy; a block with no data is nodata, one with some is the mean of these."""
+    """Against block means in plain NumPy; a block with no data is nodata, one with some their mean."""
     values, valid = truth
     stored = np.where(valid, np.round(values.astype(float), 4), np.nan)
     blocks = stored.reshape(SHAPE[0] // 2, 2, SHAPE[1] // 2, 2)
@@ -100,7 +102,7 @@ def test_steps_and_values():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.001, 1.001])
 def test_values_that_are_no_scores_are_refused(bad):
-    with pytest.raises(MapError, match="not within 0..1"):
+    with pytest.raises(MapError, match=r"not within 0\.\.1"):
         to_steps(np.array([0.5, bad], np.float32), np.array([True, True]))
 
 
@@ -111,7 +113,7 @@ def test_full_disk_leaves_nothing(truth, tmp_path, limit):
     (tmp_path / "map.tif").write_bytes(b"the old one")
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(OutputError, match="cannot write .*map.tif"):
+        with pytest.raises(OutputError, match=r"cannot write .*map\.tif"):
             write_cog(tmp_path / "map.tif", strips(to_steps(*truth), 512), SPEC)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

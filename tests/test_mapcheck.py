@@ -18,7 +18,7 @@ BLOCK = np.s_[128:192, 192:256]  # one unit amid others
 
 
 def smooth(seed: int = 0, shape=SHAPE, noise: float = 0.003):
-    """A map like real ones: some waves of random length and direction, a little noise, a sigmoid at the end."""
+    """A map like real ones: waves of random length and direction, a little noise, a sigmoid at the end."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     logit = rng.normal(0, 0.02, shape) * noise / 0.003
@@ -81,7 +81,10 @@ def test_planted_seam(tmp_path, offset):
 def test_planted_shift_of_a_block(tmp_path):
     values = smooth(4)
     values[BLOCK] = np.roll(values[BLOCK], 9, axis=0)
-    refused(*written(tmp_path, values), "a seam at the block border before (column 192|column 256|row 128|row 192)")
+    refused(
+        *written(tmp_path, values),
+        "a seam at the block border before (column 192|column 256|row 128|row 192)",
+    )
 
 
 def test_block_of_another_place(tmp_path):
@@ -91,7 +94,7 @@ def test_block_of_another_place(tmp_path):
 
 
 def test_faint_seams_all_over():
-    """Offsets that no single border shows, at every border: units standardised each for itself, for instance."""
+    """Offsets that no single border shows, at every border: units standardised one by one, say."""
     values, rng = smooth(7, (512, 640), noise=0) * 0.6 + 0.2, np.random.default_rng(0)
     for row in range(0, 512, 32):
         for col in range(0, 640, 32):
@@ -156,7 +159,9 @@ def test_values_that_are_no_scores(tmp_path, bad):
 
 def test_other_values_than_were_written(tmp_path):
     path, expected = written(tmp_path, smooth())
-    rewritten(path, lambda values: np.where(values == NODATA, values, np.clip(values + 1e-4, 0, 1)).astype("f4"))
+    rewritten(
+        path, lambda values: np.where(values == NODATA, values, np.clip(values + 1e-4, 0, 1)).astype("f4")
+    )
     refused(path, expected, "other values than were written")
 
 

@@ -1,4 +1,4 @@
-"""Rendering: maps against the heads' own predictions, the same bytes, stops and refusals that leave nothing behind."""
+"""Rendering: maps against the heads' own predictions, the same bytes, stops and refusals."""
 
 import hashlib
 import json
@@ -86,7 +86,9 @@ def oracle(name, grid=None):
 
 def test_only_the_species_is_needed(maps, capsys):
     assert render("--species", "california POPPY") == 0
-    assert sorted(files(maps)) == [f"california/{n}" for n in ("collection.json", f"{POPPY}.json", f"{POPPY}.tif")]
+    assert sorted(files(maps)) == [
+        f"california/{n}" for n in ("collection.json", f"{POPPY}.json", f"{POPPY}.tif")
+    ]
     cog = maps / "california" / f"{POPPY}.tif"
     np.testing.assert_allclose(values_of(cog), oracle("Eschscholzia californica"), atol=1.01e-4)
     assert cog_validate(cog, strict=True, quiet=True)[0]
@@ -143,7 +145,9 @@ def test_preview_has_the_colours_of_the_values(maps):
     picture = Image.open(maps / "california" / "chamaea-fasciata.png")
     values = values_of(maps / "california" / "chamaea-fasciata.tif")
     entries = np.where(values == NODATA, CLEAR, np.rint(values * 250)).astype(int)
-    np.testing.assert_array_equal(np.asarray(picture.convert("RGBA"))[values != NODATA], palette()[entries][values != NODATA])
+    np.testing.assert_array_equal(
+        np.asarray(picture.convert("RGBA"))[values != NODATA], palette()[entries][values != NODATA]
+    )
     assert (np.asarray(picture.convert("RGBA"))[values == NODATA][:, 3] == 0).all()
 
 
@@ -283,7 +287,10 @@ def test_own_field_and_own_heads(bundle, maps):
     heads = shutil.copytree(bundle / "heads" / "world-birds", maps.parent / "mine")
     write_field(maps.parent / "own.zarr", replace(small_california(40_000.0), name="own", unit=8))
     assert render("--species", "all", "--field", "own.zarr", "--heads", heads, "--out", maps) == 0
-    assert sorted(path.name for path in (maps / "own").glob("*.tif")) == ["aptenodytes-forsteri.tif", "spinus-lawrencei.tif"]
+    assert sorted(path.name for path in (maps / "own").glob("*.tif")) == [
+        "aptenodytes-forsteri.tif",
+        "spinus-lawrencei.tif",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +385,21 @@ def test_unknown_grid_and_nonsense(capsys, maps):
 def test_grid_that_no_field_has(capsys, maps):
     poppy = ("--species", "california poppy")
     refused(capsys, maps, *poppy, "--grid", "global", match="--imagery")
-    refused(capsys, maps, *poppy, "--bbox", -118, 36, -114, 39, "--resolution", 20_000, "--crs", "EPSG:3310", match="land cells")
+    refused(
+        capsys,
+        maps,
+        *poppy,
+        "--bbox",
+        -118,
+        36,
+        -114,
+        39,
+        "--resolution",
+        20_000,
+        "--crs",
+        "EPSG:3310",
+        match="land cells",
+    )
     refused(capsys, maps, *poppy, "--bbox", 170, -25, -170, -10, match="--imagery")
 
 
@@ -398,7 +419,9 @@ def test_corrupt_heads(capsys, maps, bundle):
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "unfinished"])
 def test_damaged_field(capsys, maps, damage):
     field = write_field(maps.parent / "own.zarr", small_california())
-    chunk = max((field.path / "embedding").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    chunk = max(
+        (field.path / "embedding").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
+    )
     if damage == "truncated":
         chunk.write_bytes(chunk.read_bytes()[:-30])
     elif damage == "flipped":
@@ -452,7 +475,7 @@ def test_grid_too_large_for_the_disk(capsys, maps, monkeypatch):
 
 @pytest.mark.parametrize("limit", [3_000, 9_000, 12_000])
 def test_full_disk_half_way(capsys, maps, limit):
-    """Files may not grow past `limit` bytes: the scores, the plain map and the COG meet it, one after the other."""
+    """Files may not grow past `limit` bytes: the scores, the plain map or the COG meet it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -492,7 +515,9 @@ def test_map_that_fails_its_check_is_not_handed_out(capsys, maps, bundle):
     heads = load_heads(bundle / "heads" / "world-birds")
     flat = replace(heads, weights=np.zeros_like(heads.weights))
     save_heads(flat, maps.parent / "flat")
-    refused(capsys, maps, "--species", "all", "--heads", maps.parent / "flat", match="in all of its 1022 cells")
+    refused(
+        capsys, maps, "--species", "all", "--heads", maps.parent / "flat", match="in all of its 1022 cells"
+    )
 
 
 def test_scores_that_are_not_finite_are_refused(capsys, maps, bundle):
@@ -500,7 +525,9 @@ def test_scores_that_are_not_finite_are_refused(capsys, maps, bundle):
     bias = heads.bias.copy()
     bias[1] = np.nan
     save_heads(replace(heads, bias=bias), maps.parent / "nan")
-    refused(capsys, maps, "--species", "emperor penguin", "--heads", maps.parent / "nan", match="not within 0..1")
+    refused(
+        capsys, maps, "--species", "emperor penguin", "--heads", maps.parent / "nan", match="not within 0..1"
+    )
 
 
 def test_dead_worker_is_told():

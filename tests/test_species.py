@@ -21,7 +21,14 @@ def shipped(bundle, monkeypatch):
 def test_table_has_every_entry(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
-    for text in ("Aptenodytes forsteri", "California Poppy", "north-america-birds", "probability", "0.900 (0.850)", "california"):
+    for text in (
+        "Aptenodytes forsteri",
+        "California Poppy",
+        "north-america-birds",
+        "probability",
+        "0.900 (0.850)",
+        "california",
+    ):
         assert text in printed
     assert "7 entries, 6 species" in printed
 

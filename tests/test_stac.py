@@ -1,4 +1,4 @@
-"""STAC: valid against the core schemas, extension fields as their specifications say, footprints on the globe."""
+"""STAC: valid against the core schemas, extension fields as their specifications say, footprints."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ from pystac.stac_object import STACObjectType
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio import Affine
 
-from geomap.catalog import Score, SpeciesEntry, Threshold
 from geomap.cog import NODATA, CogSpec, to_steps, write_cog
+from geomap.entries import Score, SpeciesEntry, Threshold
 from geomap.facts import tally
 from geomap.footprint import footprint
 from geomap.grid import grid_from_bbox, named_grid
@@ -26,7 +26,8 @@ ENTRY = SpeciesEntry(
     "birds", 3, "Chamaea fasciata", "Wrentit", "probability", 321,
     {"mtp": Threshold(0.1, 0.0), "p10": Threshold(0.2, 0.1), "lpt5": Threshold(0.15, 0.05),
      "maxsss": Threshold(math.nan, math.nan)},
-    {"auc": Score(0.95, 0.9), "ap": Score(0.7, 0.6), "brier": Score(0.05, 0.07), "boyce": Score(math.nan, math.nan)},
+    {"auc": Score(0.95, 0.9), "ap": Score(0.7, 0.6), "brier": Score(0.05, 0.07),
+     "boyce": Score(math.nan, math.nan)},
     55,
 )  # fmt: skip
 DATA = {"credit": "Some survey", "licence": "CC-BY-NC-4.0", "period": ["2001-05-24", "2015-07-09"]}
@@ -54,7 +55,9 @@ def made(tmp_path):
     path = tmp_path / "chamaea-fasciata.tif"
     write_cog(path, [(0, steps)], CogSpec(BOX, "x", "probability", {}))
     facts = tally([(steps[valid], np.full(valid.sum(), 1.0))])
-    record = MapRecord(ENTRY, "somewhere", BOX, facts, {"GEOMAP_MODEL": "birds 1", "GEOMAP_INPUTS": "ab"}, DATA)
+    record = MapRecord(
+        ENTRY, "somewhere", BOX, facts, {"GEOMAP_MODEL": "birds 1", "GEOMAP_INPUTS": "ab"}, DATA
+    )
     return record, path
 
 
@@ -80,7 +83,12 @@ def test_item_is_valid(item):
 def test_every_extension_that_is_used_is_declared_and_the_other_way_round(item):
     declared = {uri.split("/")[3] + uri.split("/")[4] for uri in item["stac_extensions"]}
     assert declared == {"projectionv2.0.0", "filev2.1.0", "rasterv2.0.0", "renderv2.0.0"}
-    used = {key.partition(":")[0] for part in (item["properties"], item["assets"]["map"]) for key in part if ":" in key}
+    used = {
+        key.partition(":")[0]
+        for part in (item["properties"], item["assets"]["map"])
+        for key in part
+        if ":" in key
+    }
     assert used == {"proj", "file", "raster", "geomap"}
 
 
