@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = (
     "presences against the background of the held-out blocks: half of its weight on cells with a record of"
-    " any species of the table (one a cell), half on random land cells; presences weigh 1, cells of the table 1"
+    " any species of the table (one a cell), half on random land cells; a presence and a cell weigh 1"
 )
 
 
@@ -80,6 +80,24 @@ class Sites:
         """Weight of positive and of negative trials of some species, both (n, s) float64, for scoring."""
         positives = self.successes[:, columns].toarray().astype(np.float64)
         return positives, self.trials[:, None] - positives
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Sites (n,) that calibrate and score: the surveyed ones if any, else all."""
+        return self.surveyed if self.surveyed.any() else np.ones(len(self), bool)
+
+    def evidence(self, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positive and negative trials of some species, (n, s) float64, on the scale of independent sites.
+
+        The visits of one location are not independent: those of the average location weigh as one. The
+            background of
+        a species weighs as much as its presences.
+        """
+        positives, negatives = self.counts(columns)
+        if self.surveyed.any():
+            visits = float(self.trials[self.surveyed].mean())
+            return positives / visits, negatives / visits
+        return positives, negatives / self.emphasis()[columns]
 
     def rates(self) -> sparse.csr_matrix:
         """Share of the trials that met each species, (n, S) in 0..1."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from geomap.adapter import Adapter
 from geomap.background import Sites, extent_of
 from geomap.errors import RecordsError
-from geomap.heads import Adapter
 from geomap.nullmodel import null_shares
 
 if TYPE_CHECKING:

@@ -103,8 +103,8 @@ def fit(
 ) -> None:
     """Fit species heads on records or surveys, with cross-validated scores beside those of a null model."""
     request = FitRequest(
-        out, records, surveys, field, grid, imagery, encoders, folds, block_degrees, min_records, max_uncertainty,
-        background, seed, credit, licence, overwrite,
+        out, records, surveys, field, grid, imagery, encoders, folds, block_degrees, min_records,
+        max_uncertainty, background, seed, credit, licence, overwrite,
     )  # fmt: skip
     started, console = time.perf_counter(), Console()
     heads = fit_heads(
@@ -198,7 +198,7 @@ def lonlat_of(table: Records) -> NDArray[np.float64]:
 
 
 def source_of(request: FitRequest, lonlat: NDArray[np.float64]) -> PointSource:
-    """Where embeddings come from: the field that is named, imagery, or the shipped field that fits the records."""
+    """Where embeddings come from: the named field, imagery, or the shipped field that fits the records."""
     field: EmbeddingField | None = None
     if request.field is not None:
         field = open_field(request.field)

@@ -15,10 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from geomap import metrics
+from geomap.adapter import sigmoid
 from geomap.background import Sites
-from geomap.calibration import pooled_platt, species_platt
+from geomap.calibration import Pooled, cross_fitted, pooled_calibration
 from geomap.crossval import OutOfFold, Progress, adapter_of, cross_validate
-from geomap.heads import THRESHOLDS, Meaning, SpeciesHeads, sigmoid
+from geomap.heads import THRESHOLDS, Meaning, SpeciesHeads
 from geomap.thresholds import QUANTILES, areas_above, maxsss, omission, presence_quantile, rounded_down
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 MIN_TEST_PRESENCES = 5  # sites; fewer give scores that mean nothing
 SPECIES_AT_ONCE = 64
+SOFT = 0.01  # added to the null model's scores before their logit
 POOLED_ENTRIES = 4_000_000  # bound on the site-species pairs that the pooled calibration looks at
 
 
@@ -38,44 +40,39 @@ def species_blocks(count: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True)
-class Calibrator:
-    """Pooled slope and shift on all folds, and on all folds but one, from the surveyed sites.
+class Judged:
+    """Out-of-fold predictions of the heads and of the null model, ready to be calibrated and scored.
 
     Attributes:
-        everywhere: (2,) from all folds, for the heads.
-        without: (folds, 2) from all folds but one, for the scores of that one.
+        sites: n sites.
+        out: Predictions.
+        heads: Pooled calibration of the heads.
+        null: Pooled calibration of the null model for presence-only records; None for surveys, whose rates a
+            forest gives as they are (calibrated they scored worse on the bird survey).
     """
 
-    everywhere: Float
-    without: Float
+    sites: Sites
+    out: OutOfFold
+    heads: Pooled
+    null: Pooled | None
+
+    def null_scores(self, columns: slice) -> Float:
+        """Scores (n, s) of the null model: rates for surveys, else on the scale of suitability."""
+        rates = self.out.null(columns)
+        return rates if self.sites.surveyed.any() else balanced(rates, self.sites.emphasis()[columns])
 
 
-def pooled_calibration(sites: Sites, out: OutOfFold) -> Calibrator:
-    """Pooled calibration; of evenly spaced species where the group is large."""
+def judged(sites: Sites, out: OutOfFold) -> Judged:
+    """Fit the pooled calibrations, on evenly spaced species where the group is large."""
     count = sites.successes.shape[1]
-    stride = -(-count * len(sites) // POOLED_ENTRIES)
-    columns = slice(0, count, stride)
-    logits, (positives, negatives) = out.logits(columns), sites.counts(columns)
-
-    def fitted(rows: NDArray[np.bool_]) -> Float:
-        rows = rows & sites.surveyed
-        return pooled_platt(logits[rows], positives[rows], negatives[rows])
-
-    without = np.stack([fitted(out.fold != k) for k in range(len(out.parts))])
-    return Calibrator(fitted(np.ones(len(sites), bool)), without)
-
-
-def calibrated(
-    logits: Float, positives: Float, negatives: Float, sites: Sites, out: OutOfFold, pooled: Calibrator
-) -> tuple[Float, Float]:
-    """Calibration of a block of species (s, 2); out-of-fold logits calibrated without their own fold (n, s)."""
-    held_out = np.empty_like(logits)
-    for k, part in enumerate(out.parts):
-        rows = (out.fold != k) & sites.surveyed
-        platt = species_platt(logits[rows], positives[rows], negatives[rows], pooled.without[k])
-        held_out[part.rows] = logits[part.rows] * platt[:, 0] + platt[:, 1]
-    rows = sites.surveyed
-    return species_platt(logits[rows], positives[rows], negatives[rows], pooled.everywhere), held_out
+    columns = slice(0, count, -(-count * len(sites) // POOLED_ENTRIES))
+    evidence = sites.evidence(columns)
+    heads = pooled_calibration(out.logits(columns), *evidence, out.fold, sites.counted)
+    uncalibrated = Judged(sites, out, heads, None)
+    if sites.surveyed.any():
+        return uncalibrated
+    logits = softened(uncalibrated.null_scores(columns))
+    return replace(uncalibrated, null=pooled_calibration(logits, *evidence, out.fold, sites.counted))
 
 
 def balanced(rate: Float, emphasis: Float) -> Float:
@@ -83,38 +80,40 @@ def balanced(rate: Float, emphasis: Float) -> Float:
     return emphasis * rate / (emphasis * rate + 1 - rate)
 
 
-def score_block(sites: Sites, out: OutOfFold, columns: slice, pooled: Calibrator | None) -> dict[str, Float]:
+def softened(scores: Float) -> Float:
+    """Logits of scores that may be exactly 0 or 1."""
+    return np.log(scores + SOFT) - np.log(1 - scores + SOFT)
+
+
+def score_block(judged: Judged, columns: slice) -> dict[str, Float]:
     """Calibration, held-out thresholds, omission inputs and scores of a block of species.
 
-    Scores are over surveyed sites where there are any, else over all.
-
     Returns:
-        a, b (s,); auc, ap, brier, boyce, n_test and null_*; lpt5, maxsss; held (n', s) scores and positives
-        (n', s).
+        a, b (s,); auc, ap, brier, boyce, n_test and null_*; lpt5, maxsss; held (n', s) calibrated scores and
+        positives (n', s) at the n' sites that count: surveyed ones if any.
     """
-    logits, (positives, negatives) = out.logits(columns), sites.counts(columns)
-    platt = np.tile([1.0, 0.0], (logits.shape[1], 1))
-    if pooled is not None:
-        platt, logits = calibrated(logits, positives, negatives, sites, out, pooled)
-    emphasis = np.ones(logits.shape[1]) if pooled is not None else sites.emphasis()[columns]
-    null = out.null(columns)
-    null = null if pooled is not None else balanced(null, emphasis)
-    rows = sites.surveyed if pooled is not None else slice(None)
-    held = sigmoid(logits[rows].astype(np.float32))
-    null, positives, negatives = null[rows], positives[rows], negatives[rows]
-    present = (positives > 0).sum(axis=0)
-    enough = present >= MIN_TEST_PRESENCES
-    scores = metrics.score_species(held, positives, negatives, emphasis, enough)
-    beside = metrics.score_species(null, positives, negatives, emphasis, enough)
+    sites, rows = judged.sites, judged.sites.counted
+    evidence, (positives, negatives) = sites.evidence(columns), sites.counts(columns)
+    platt, logits = cross_fitted(judged.out.logits(columns), *evidence, judged.heads)
+    held = sigmoid(logits[rows].astype(np.float32)).astype(np.float64)
+    positives, negatives = positives[rows], negatives[rows]
+    emphasis = np.ones(held.shape[1]) if sites.surveyed.any() else sites.emphasis()[columns]
+    enough = (positives > 0).sum(axis=0) >= MIN_TEST_PRESENCES
+    null = judged.null_scores(columns)
+    beside = metrics.score_species(null[rows], positives, negatives, emphasis, enough)
+    if judged.null is not None:  # zeros of the forest cost it too much in the Brier score: calibrate it too
+        _, null_logits = cross_fitted(softened(null), *evidence, judged.null)
+        smooth = sigmoid(null_logits[rows].astype(np.float32))
+        beside["brier"] = np.where(enough, metrics.brier(smooth, positives * emphasis, negatives), np.nan)
     return {
         "a": platt[:, 0],
         "b": platt[:, 1],
-        **scores,
-        "n_test": present,
+        **metrics.score_species(held, positives, negatives, emphasis, enough),
+        "n_test": (positives > 0).sum(axis=0),
         **{f"null_{name}": value for name, value in beside.items()},
         "lpt5": rounded_down(presence_quantile(held, positives, QUANTILES["lpt5"])),
         "maxsss": rounded_down(maxsss(metrics.ranking(held, positives, negatives))),
-        "held": held.astype(np.float64),
+        "held": held,
         "positives": positives,
     }
 
@@ -161,14 +160,14 @@ def fit_species(
 
     out = cross_validate(sites, fold, config, progress)
     meaning: Meaning = "probability" if sites.surveyed.any() else "suitability"
-    pooled = pooled_calibration(sites, out) if meaning == "probability" else None
+    judge = judged(sites, out)
     progress("all sites")
     fit = fit_group(sites.features, sites.targets(), config)
     adapter = adapter_of(fit)
     z = adapter.transform(sites.features)
     tables, platt = [], []
     for columns in species_blocks(len(group.species)):
-        scored = score_block(sites, out, columns, pooled)
+        scored = score_block(judge, columns)
         calibration = np.stack([scored.pop("a"), scored.pop("b")], axis=1)
         logits = (z @ fit.weights[columns].T + fit.bias[columns]) * calibration[:, 0] + calibration[:, 1]
         tables.append(with_thresholds(scored, sites, sigmoid(logits.astype(np.float32)), columns))
@@ -186,7 +185,7 @@ def with_thresholds(
 ) -> pd.DataFrame:
     """Thresholds and held-out omission of a block beside its scores; `fitted` are final scores (n, s)."""
     held, positives = scored.pop("held"), scored.pop("positives")
-    rows = sites.surveyed if sites.surveyed.any() else slice(None)
+    rows = sites.counted
     present = sites.counts(columns)[0][rows]
     for name in ("mtp", "p10"):
         scored[name] = rounded_down(presence_quantile(fitted[rows], present, QUANTILES[name]))

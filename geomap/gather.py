@@ -56,7 +56,8 @@ def survey_sites(surveys: Records, source: PointSource) -> Gathered:
     sites = Sites(
         lonlat[found], features[found], visits[found].astype(np.float32), met, np.ones(found.sum(), bool)
     )
-    return Gathered(sites, _taxa(surveys, species, met), _counted(surveys.dropped, int((~found).sum())), {})
+    dropped = _counted(surveys.dropped, int((~found).sum()), "survey locations with ")
+    return Gathered(sites, _taxa(surveys, species, sites.successes), dropped, {})
 
 
 def record_sites(records: Records, source: PointSource, max_uncertainty: float | None) -> Gathered:
@@ -224,8 +225,8 @@ def _taxa(records: Records, species: list[str], met: sparse.csr_matrix) -> pd.Da
     return taxa.assign(cells=np.asarray((met > 0).sum(axis=0)).ravel().astype(np.int64))
 
 
-def _counted(dropped: Mapping[str, int], outside: int) -> dict[str, int]:
-    return {**dropped, **({OUTSIDE: outside} if outside else {})}
+def _counted(dropped: Mapping[str, int], outside: int, what: str = "") -> dict[str, int]:
+    return {**dropped, **({what + OUTSIDE: outside} if outside else {})}
 
 
 def _require_some(found: NDArray[np.bool_], source: PointSource, what: str) -> None:

@@ -23,63 +23,17 @@ import pandas as pd
 import pyarrow
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from geomap import names
+from geomap.adapter import Adapter as Adapter  # of heads: one place to import both from
+from geomap.adapter import sigmoid
 from geomap.errors import HeadsError, OutputError
 
 Array = NDArray[np.float32]
 Meaning = Literal["suitability", "probability"]
 CARD_FORMAT = 1
 THRESHOLDS = ("mtp", "p10", "lpt5", "maxsss")
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """Ensemble of two-layer perceptrons shared by all species of a group.
-
-    Attributes:
-        mean, std: (D,) float32 normalisation of an embedding.
-        members: tuple of (w1 (D, H), b1 (H,), w2 (H, K), b2 (K,)), all float32.
-    """
-
-    mean: Array
-    std: Array
-    members: tuple[tuple[Array, Array, Array, Array], ...]
-
-    @property
-    def dim(self) -> int:
-        """Width D of the embeddings it takes."""
-        return len(self.mean)
-
-    @property
-    def width(self) -> int:
-        """Width M of what it returns: the outputs of all members side by side."""
-        return sum(len(member[3]) for member in self.members)
-
-    def transform(self, features: Array) -> Array:
-        """Map embeddings to the space where a species is a dot product.
-
-        Args:
-            features: (n, D) float32 embeddings; a row with NaN gives a row of NaN.
-
-        Returns:
-            (n, M) float32: relu(relu(x @ w1 + b1) @ w2 + b2) of every member, concatenated.
-        """
-        x: Array = (features - self.mean) / self.std
-        parts = [relu(relu(x @ w1 + b1) @ w2 + b2) for w1, b1, w2, b2 in self.members]
-        return np.concatenate(parts, axis=1)  # (n, M)
-
-
-def relu(values: Array) -> Array:
-    """Zero below zero; NaN stays NaN."""
-    return np.maximum(values, np.float32(0))
-
-
-def sigmoid(logits: Array) -> Array:
-    """Logistic function that neither overflows nor warns, float32."""
-    halved: Array = np.tanh(np.float32(0.5) * logits)
-    return np.float32(0.5) * (np.float32(1) + halved)
 
 
 @dataclass(frozen=True)
@@ -255,7 +209,7 @@ def save_heads(heads: SpeciesHeads, path: Path, overwrite: bool = False) -> None
 
 def _write_files(heads: SpeciesHeads, folder: Path) -> None:
     folder.mkdir()
-    save_file(to_tensors(heads), folder / "heads.safetensors")
+    (folder / "heads.safetensors").write_bytes(save(to_tensors(heads)))
     heads.species.to_parquet(folder / "species.parquet", index=False)
     (folder / "card.json").write_text(to_card(heads, file_sha256(folder / "species.parquet")))
 

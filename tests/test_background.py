@@ -135,7 +135,7 @@ def test_background_follows_area_validity_and_extent():
     assert len(np.unique(lonlat, axis=0)) == 1000
     assert (lonlat[:, 1] >= 10).all()
     np.testing.assert_array_equal(features[:, 0], lonlat[:, 0] * 100 + lonlat[:, 1])
-    # Without replacement the share of the large cells is a little below 3/4; 0.72 is what the urn gives for 1000 of 5600.
+    # Without replacement the large cells have a little less than 3/4: the urn gives 0.72 for 1000 of 5600.
     assert abs((lonlat[:, 0] >= 40).mean() - 0.72) < 0.04
     box = background.Extent(10, 20, 30, 50)
     assert box.holds(background.sample_cells(Wide(), box, 50, seed=0)[0]).all()

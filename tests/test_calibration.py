@@ -25,7 +25,7 @@ def test_pooled_calibration_recovers_slope_and_shift():
 def test_species_calibration_maximises_the_penalised_likelihood():
     logits, met, missed = trials(np.array([0.5, 1.0, 1.4]), np.array([0.0, -1.0, 0.5]), sites=60)
     prior = np.array([1.0, 0.0])
-    found = calibration.species_platt(logits, met, missed, prior)
+    found = calibration.species_platt(logits, met / 5, missed / 5, prior)
     spread = np.array([calibration.SLOPE_SPREAD, calibration.SHIFT_SPREAD])
     for s in range(3):
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geomap.adapter import sigmoid
 from geomap.errors import HeadsError, NameNotFoundError, OutputError
-from geomap.heads import Adapter, SpeciesHeads, load_heads, save_heads, sigmoid
+from geomap.heads import Adapter, SpeciesHeads, load_heads, save_heads
 
 DIM, HIDDEN, WIDTH, MEMBERS = 5, 4, 3, 2
 
@@ -128,12 +129,12 @@ def test_card_that_names_other_members_is_refused(heads, tmp_path):
     save_heads(heads, tmp_path / "birds")
     path = tmp_path / "birds" / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"members": 3}))
-    with pytest.raises(HeadsError, match="adapter.2"):
+    with pytest.raises(HeadsError, match=r"adapter\.2"):
         load_heads(tmp_path / "birds")
 
 
 def test_nothing_there_is_refused(tmp_path):
-    with pytest.raises(HeadsError, match="card.json is missing"):
+    with pytest.raises(HeadsError, match=r"card\.json is missing"):
         load_heads(tmp_path / "none")
 
 

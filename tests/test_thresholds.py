@@ -79,7 +79,7 @@ def test_omission_counts_weights_below():
 @dataclass(frozen=True)
 class PaintedGrid:
     def cell_area_km2(self, window):
-        row, col, height, width = window
+        row, _, height, width = window
         return np.broadcast_to(np.arange(row, row + height)[:, None] + 1.0, (height, width))
 
 

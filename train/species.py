@@ -42,7 +42,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Targets:
-    """Weighted trials of n sites and S species; positives in compressed rows, so that thousands fit in memory.
+    """Weighted trials of n sites and S species; positives in compressed rows, so thousands fit in memory.
 
     Attributes:
         trials: (n,) float32 weight of all trials at a site: visits, or 1 (any weight) for a background cell.
