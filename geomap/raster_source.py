@@ -218,14 +218,20 @@ def _identity(raster: Any, uri: str, indexes: tuple[int, ...]) -> str:
 def _read_pixels(
     raster: Any, indexes: tuple[int, ...], row: int, col: int, height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Values (bands, h, w) float32 and valid (h, w) of a window of the raster: every band has to be valid."""
+    """Values (bands, h, w) float32 and valid (h, w) of a window of the raster.
+
+    Valid is where nodata, masks and NaN leave every band, and alpha is above 0 unless it is read as a band.
+    """
     window = rasterio.windows.Window(col, row, width, height)
     values = raster.read(indexes, window=window).astype(np.float32)
-    if all(raster.mask_flag_enums[band - 1] == [MaskFlags.all_valid] for band in indexes):
-        valid = np.ones((height, width), bool)
-    else:
-        valid = (raster.read_masks(indexes, window=window) > 0).all(axis=0)
-    return values, valid & np.isfinite(values).all(axis=0)
+    valid = np.isfinite(values).all(axis=0)
+    flags = [raster.mask_flag_enums[band - 1] for band in indexes]
+    if any(MaskFlags.all_valid not in flag and MaskFlags.alpha not in flag for flag in flags):
+        valid &= (raster.read_masks(indexes, window=window) > 0).all(axis=0)
+    for band in raster.indexes:  # GDAL's own masks know alpha in some data types only
+        if raster.colorinterp[band - 1] == ColorInterp.alpha and band not in indexes:
+            valid &= raster.read(band, window=window) > 0
+    return values, valid
 
 
 def _read_means(
