@@ -13,13 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT = "ylorbr"
-RAMPS = {
-    DEFAULT: "YlOrBr",
-    "ylorrd": "YlOrRd",
-    "orrd": "OrRd",
-    "purd": "PuRd",
-    "greys": "Greys",
-}  # ours: matplotlib's
+# Ours: matplotlib's.
+RAMPS = {DEFAULT: "YlOrBr", "ylorrd": "YlOrRd", "orrd": "OrRd", "greys": "Greys"}
 STEPS = 250  # a value v is drawn with palette entry round(250 v): steps of 0.004, the rest is left for nodata
 CLEAR = 255  # palette entry of nodata, wholly transparent
 

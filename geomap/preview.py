@@ -1,9 +1,10 @@
-"""Pictures of maps: small palette PNGs with the colours of geomap.colour, nodata transparent."""
+"""Pictures of maps: small palette PNGs with the colours of geomap.colour, nodata in grey."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from PIL import Image
 from rasterio.enums import Resampling
@@ -14,6 +15,7 @@ from geomap.colour import CLEAR, levels, palette
 from geomap.errors import MapError
 
 LONGEST = 1600  # pixels of the longer side
+NOTHING = (214, 217, 220)  # nodata: on white paper the lightest values could not be told from a clear sea
 
 
 def write_preview(cog: Path, png: Path) -> None:
@@ -36,7 +38,10 @@ def write_preview(cog: Path, png: Path) -> None:
         raise MapError(
             "cannot read the map", f"{cog}: {error}", "render it again with --overwrite"
         ) from error
-    picture = Image.fromarray(levels(values.filled(0), ~values.mask), mode=None).convert("P")
-    picture.putpalette(palette()[:, :3].tobytes())
+    valid = ~np.ma.getmaskarray(values)
+    picture = Image.fromarray(levels(values.filled(0), valid)).convert("P")
+    colours = palette()[:, :3].copy()
+    colours[CLEAR] = NOTHING
+    picture.putpalette(colours.tobytes())
     with cannot_write(png):
-        picture.save(png, format="PNG", transparency=CLEAR, optimize=False)
+        picture.save(png, format="PNG", optimize=False)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from geomap.cog import BLOCK, GAP, cannot_write, to_steps
 from geomap.errors import MapError
@@ -162,10 +162,19 @@ def score_unit(store: ScoreStore, target: Target, heads: SpeciesHeads, chosen: S
     """
     window = store.units[k]
     features, valid = target.read(window)
-    area = store.grid.cell_area_km2(window)[valid] if valid.any() else np.zeros(0)
-    with threadpool_limits(1):  # several threads would add up in another order, and other bytes come out
+    if not valid.any():
+        store.write(k, valid, np.zeros(0), np.zeros((len(chosen), 0), np.uint16))
+        return
+    area = store.grid.cell_area_km2(window)[valid]
+    with _threads().limit(limits=1):  # several threads would add up in another order: other bytes
         steps = score_cells(features[valid], heads, chosen)
     store.write(k, valid, area, steps)
+
+
+@cache
+def _threads() -> Any:
+    """The thread pools of the linear algebra, found once: finding them takes longer than a small unit."""
+    return ThreadpoolController()
 
 
 def score_cells(

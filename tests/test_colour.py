@@ -5,14 +5,20 @@ import pytest
 
 from geomap.colour import CLEAR, DEFAULT, RAMPS, STEPS, legend, levels, palette
 
-# Severe deficiencies in linear RGB: Machado et al. 2009, A physiologically-based model for simulation of color vision
-# deficiency, table of severity 1.0.
+# Severe deficiencies in linear RGB: Machado et al. 2009, A physiologically-based model for simulation of
+# color vision deficiency, table of severity 1.0.
 SIGHTS = {
     "full": np.eye(3),
-    "protan": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deutan": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritan": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
-}  # fmt: skip
+    "protan": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deutan": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritan": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
 
 
 def lightness(rgb, sight):
