@@ -1,8 +1,8 @@
 """Cuts what the encoders are pre-trained on out of imagery: places on land, their chips, and their seasons.
 
-No species record is looked at. A place is drawn uniformly on the sphere inside an area, kept when it lies on land, and cut at
-every scale of context from the pixel lattice that the sweep also reads (geomap.lattice), so the encoders see in training what
-they will see on the map.
+No species record is looked at. A place is drawn uniformly on the sphere inside an area, kept when it lies on
+land, and cut at every scale of context from the pixel lattice that the sweep also reads (geomap.lattice), so
+the encoders see in training what they will see on the map.
 """
 
 from __future__ import annotations
@@ -43,24 +43,26 @@ class Area:
     """How many places."""
 
 
-def draw_places(area: Area, generator: np.random.Generator) -> Lonlat:
+def draw_places(area: Area, generator: np.random.Generator, count: int | None = None) -> Lonlat:
     """Places uniform on the sphere inside an area, on land.
 
     Args:
         area: Bounds and number.
         generator: Source of randomness.
+        count: Another number of places than the area's.
 
     Returns:
-        (area.places, 2) degrees WGS 84.
+        (count, 2) degrees WGS 84.
     """
+    count = area.places if count is None else count
     kept: list[Lonlat] = []
     low, high = np.sin(np.deg2rad([area.south, area.north]))
-    while sum(map(len, kept)) < area.places:
-        lon = generator.uniform(area.west, area.east, 4 * area.places)
-        lat = np.rad2deg(np.arcsin(generator.uniform(low, high, 4 * area.places)))
+    while sum(map(len, kept)) < count:
+        lon = generator.uniform(area.west, area.east, 4 * count)
+        lat = np.rad2deg(np.arcsin(generator.uniform(low, high, 4 * count)))
         drawn = np.stack([lon, lat], axis=1)
         kept.append(drawn[is_land(drawn)])
-    return np.concatenate(kept)[: area.places]
+    return np.concatenate(kept)[:count]
 
 
 def cut_chips(
@@ -109,7 +111,7 @@ def season_features(months: Sequence[Path], lonlat: Lonlat) -> NDArray[np.float3
     Returns:
         (n, months * bands * 2) float32 in the pictures' units.
     """
-    parts = []
+    parts: list[NDArray[np.float64]] = []
     for path in months:
         with rasterio.open(path) as picture:
             pixels = picture.read().astype(np.float64)
@@ -128,7 +130,8 @@ def _window_mean(pixels: NDArray[np.float64], radius: int, lonlat: Lonlat) -> ND
     side = 2 * radius + 1
     low, right = row + side, col + side
     total = integral[:, low, right] - integral[:, row, right] - integral[:, low, col] + integral[:, row, col]
-    return (total / side**2).T
+    mean: NDArray[np.float64] = (total / side**2).T
+    return mean
 
 
 def cut_area(

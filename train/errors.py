@@ -1,10 +1,10 @@
 """Errors of the trainer, and the three-part form every error of the project has.
 
-    ThreePartError          what cannot be done, the value found, what to change
-    └── TrainError          anything the trainer refuses
-        ├── CheckpointError a checkpoint or card that is missing, truncated or of another kind
-        ├── SpecError       input that does not match what an encoder eats
-        └── DivergedError   a loss or parameter that is no longer finite
+ThreePartError          what cannot be done, the value found, what to change
+└── TrainError          anything the trainer refuses
+    ├── CheckpointError a checkpoint or card that is missing, truncated or of another kind
+    ├── SpecError       input that does not match what an encoder eats
+    └── DivergedError   a loss or parameter that is no longer finite
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ CARD_FORMAT = 1
 class ChipSpec:
     """One scale of context, as the aerial encoder eats it.
 
-    A chip is a square of `pixels` by `pixels` pixels of `metres_per_pixel` metres around a place. Values arrive in the
-    imagery's own units and are normalised once, inside the encoder, as (value - mean) / std.
+    A chip is a square of `pixels` by `pixels` pixels of `metres_per_pixel` metres around a place. Values
+    arrive in the imagery's own units and are normalised once, inside the encoder, as (value - mean) / std.
     """
 
     metres_per_pixel: float
@@ -38,10 +38,14 @@ class ChipSpec:
             found = f"{self.metres_per_pixel} m/pixel, halo {self.halo}"
             raise SpecError("cannot use a chip specification", found, "Give positive metres and a halo >= 0.")
         if not self.windows or list(self.windows) != sorted(set(self.windows)) or self.windows[0] < 0:
-            raise SpecError("cannot use a chip specification", f"windows {self.windows}", "Give ascending radii >= 0.")
+            raise SpecError(
+                "cannot use a chip specification", f"windows {self.windows}", "Give ascending radii >= 0."
+            )
         if len(self.mean) != self.bands or len(self.std) != self.bands or min(self.std) <= 0:
             found = f"{self.bands} bands, mean {self.mean}, std {self.std}"
-            raise SpecError("cannot normalise a chip", found, "Give one mean and one positive std for each band.")
+            raise SpecError(
+                "cannot normalise a chip", found, "Give one mean and one positive std for each band."
+            )
 
     @property
     def margin(self) -> int:
@@ -138,7 +142,9 @@ class EncoderCard:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                "cannot read the encoder card", f"{type(error).__name__}: {error}", "Restore card.json from its source."
+                "cannot read the encoder card",
+                f"{type(error).__name__}: {error}",
+                "Restore card.json from its source.",
             ) from error
 
 

@@ -2,9 +2,9 @@
 
 timm imports torchvision, and torchvision's Python side registers fake kernels for `torchvision::nms` and
 `torchvision::qnms`. A torchvision wheel built for another flavour of torch than the one installed (a
-CPU-only torch, say) cannot load its compiled library, so those operators do not exist and the import dies with
-"operator torchvision::nms does not exist". Declaring their schemas first lets the import pass; nothing here calls
-either operator, and one that is called still fails loudly, for it has no kernel.
+CPU-only torch, say) cannot load its compiled library, so those operators do not exist and the import dies
+with "operator torchvision::nms does not exist". Declaring their schemas first lets the import pass; nothing
+here calls either operator, and one that is called still fails loudly, for it has no kernel.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The aerial encoder: a timm backbone run densely, pooled over windows of several sizes, and a projection.
 
-The first stage of a timm ConvNeXt (Liu et al. 2022), built without its down-sampling stem, gives every pixel a feature vector
-at full resolution. A place is then described by the mean and standard deviation of these features (and of the bands
-themselves) in square windows around it, at every scale of context. Because neither convolution nor pooling has a stride,
-one pass over an image gives the chip feature of *every* pixel that has a whole chip around it: neighbouring chips share all
-their work, and a chip alone gives the same numbers as the same place inside a large image.
+The first stage of a timm ConvNeXt (Liu et al. 2022), built without its down-sampling stem, gives every pixel
+a feature vector at full resolution. A place is then described by the mean and standard deviation of these
+features (and of the bands themselves) in square windows around it, at every scale of context. Because neither
+convolution nor pooling has a stride, one pass over an image gives the chip feature of *every* pixel that has
+a whole chip around it: neighbouring chips share all their work, and a chip alone gives the same numbers as
+the same place inside a large image.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def stage_halo(depth: int, kernel: int) -> int:
 
 
 def _integral(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, c, h + 1, w + 1) float64 sums over everything above and left, so that any box costs four reads."""
+    """(n, c, h, w) -> (n, c, h + 1, w + 1) float64 sums over all above and left: any box costs four reads."""
     return nn.functional.pad(x.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
 
 
@@ -37,8 +38,11 @@ class Pixels(NamedTuple):
 
 
 def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -> Tensor:
-    """Sums over squares of side 2 radius + 1 around interior pixels: (n, c, h', w') for all, (n, c, k) for `pixels`."""
-    near, far = largest - radius, largest + radius + 1  # first and one past the last pixel, for interior pixel 0
+    """Sums over squares of side 2 radius + 1: (n, c, h', w') around all interior pixels, or (n, c, k)."""
+    near, far = (
+        largest - radius,
+        largest + radius + 1,
+    )  # first and one past the last pixel, for interior pixel 0
     if pixels is not None:
         top, left, low, right = pixels.rows + near, pixels.cols + near, pixels.rows + far, pixels.cols + far
         corner = integral[..., low, right] - integral[..., top, right]
@@ -56,7 +60,7 @@ def _centre(x: Tensor, radius: int) -> Tensor:
 
 
 def context_width(spec: AerialSpec, level: ChipSpec) -> int:
-    """Statistics that one scale of context gives: a mean for each window, a deviation for each larger than a pixel."""
+    """Statistics that one scale gives: a mean for each window, a deviation for each larger than a pixel."""
     return sum((spec.channels + level.bands) * (1 if radius == 0 else 2) for radius in level.windows)
 
 
@@ -94,8 +98,8 @@ class ContextNet(nn.Module):
             pixels: Which pixels of the interior; all of them when None.
 
         Returns:
-            (n, dim, h - 2 margin, w - 2 margin) float32, or (n, dim, k) for k pixels; statistics of a window without
-            a valid pixel are 0.
+            (n, dim, h - 2 margin, w - 2 margin) float32, or (n, dim, k) for k pixels; statistics of a window
+            without a valid pixel are 0.
         """
         weight = valid[:, None].to(torch.float32)  # (n, 1, h, w)
         bands = (image - self.mean) / self.std * weight
@@ -108,7 +112,9 @@ class ContextNet(nn.Module):
 
     def _statistics(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> list[Tensor]:
         largest = self.level.windows[-1]
-        alone = pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1  # one chip a place, as in training
+        alone = (
+            pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1
+        )  # one chip a place, as in training
         tables = [t if alone else _integral(t) for t in (weight, x, x * x)]
         parts = []
         for radius in self.level.windows:
@@ -138,7 +144,9 @@ def _stage(spec: AerialSpec, bands: int) -> nn.Module:
             out_indices=(0,),
         )
     except (RuntimeError, TypeError) as error:
-        raise SpecError("cannot build the backbone", str(error), "Name a timm model of the ConvNeXt family.") from error
+        raise SpecError(
+            "cannot build the backbone", str(error), "Name a timm model of the ConvNeXt family."
+        ) from error
     return module
 
 

@@ -1,9 +1,10 @@
 """Location encoders: degrees of longitude and latitude in, an embedding out.
 
-Each positional encoding is a small module with `dim` outputs; `LocationEncoder` puts a residual network on top
-(SINR, Cole et al. 2023; geo_prior, Mac Aodha et al. 2019). What we changed: every encoding takes degrees (lon, lat) and
-converts inside; `wrap` uses sin and cos of the latitude itself, not of the doubled angle, so the poles differ; the grid
-encoding is documented as not periodic; `sphere_rff` draws random Fourier features on the unit sphere, so it has no seam.
+Each positional encoding is a small module with `dim` outputs; `LocationEncoder` puts a residual network on
+top (SINR, Cole et al. 2023; geo_prior, Mac Aodha et al. 2019). What we changed: every encoding takes degrees
+(lon, lat) and converts inside; `wrap` uses sin and cos of the latitude itself, not of the doubled angle, so
+the poles differ; the grid encoding is documented as not periodic; `sphere_rff` draws random Fourier features
+on the unit sphere, so it has no seam.
 
 | kind | source | antimeridian | poles |
 |---|---|---|---|
@@ -32,12 +33,17 @@ def check_lonlat(lonlat: Tensor) -> None:
         SpecError: for another shape, a non-finite value, |latitude| > 90 or |longitude| > 360.
     """
     if lonlat.ndim != 2 or lonlat.shape[1] != 2:
-        raise SpecError("cannot encode locations", f"shape {tuple(lonlat.shape)}", "Give (n, 2) longitude, latitude.")
+        raise SpecError(
+            "cannot encode locations", f"shape {tuple(lonlat.shape)}", "Give (n, 2) longitude, latitude."
+        )
     if not bool(torch.isfinite(lonlat).all()):
-        raise SpecError("cannot encode locations", "a coordinate that is not finite", "Remove missing coordinates.")
+        raise SpecError(
+            "cannot encode locations", "a coordinate that is not finite", "Remove missing coordinates."
+        )
     if len(lonlat) and (float(lonlat[:, 1].abs().max()) > 90.0 or float(lonlat[:, 0].abs().max()) > 360.0):
-        found = f"latitudes to {float(lonlat[:, 1].abs().max()):g}, longitudes to {float(lonlat[:, 0].abs().max()):g}"
-        raise SpecError("cannot encode locations", found, "Give longitude first, then latitude, in degrees.")
+        lon, lat = (float(v) for v in lonlat.abs().amax(dim=0))
+        found = f"latitudes to {lat:g}, longitudes to {lon:g}"
+        raise SpecError("cannot encode locations", found, "Give longitude, then latitude, in degrees.")
 
 
 def unit_vector(lonlat: Tensor) -> Tensor:
@@ -59,12 +65,13 @@ class Wrap(nn.Module):
     dim = 4
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, 4)."""
         angle = torch.deg2rad(lonlat)
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
 class Grid(nn.Module):
-    """Space2Vec grid: sin and cos of raw degrees over geometric wavelengths; not periodic at the antimeridian."""
+    """Space2Vec grid: sin and cos of raw degrees at geometric scales; not periodic at the antimeridian."""
 
     scales: Tensor
 
@@ -74,6 +81,7 @@ class Grid(nn.Module):
         self.dim = 4 * int(count)
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, dim)."""
         phase = (lonlat[:, :, None] / self.scales.to(lonlat.dtype)).flatten(1)  # (n, 2 S)
         return torch.cat([torch.sin(phase), torch.cos(phase)], dim=1)
 
@@ -84,13 +92,14 @@ class XYZ(nn.Module):
     dim = 3
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, 3)."""
         return unit_vector(lonlat)
 
 
 class SphereC(nn.Module):
-    """Sphere2Vec-sphereC: (sin phi_s, cos phi_s cos lam_s, cos phi_s sin lam_s), degrees divided by the scale first.
+    """Sphere2Vec-sphereC: sin phi_s, cos phi_s cos lam_s, cos phi_s sin lam_s; degrees divided by the scale first.
 
-    Only scales 1/k with integer k are periodic at the antimeridian, so the scales here are 1, 1/2, ... 1/count.
+    Only scales 1/k with integer k are periodic at the antimeridian, so the scales are 1, 1/2, ... 1/count.
     """
 
     scales: Tensor
@@ -101,6 +110,7 @@ class SphereC(nn.Module):
         self.dim = 3 * int(count)
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, dim)."""
         angle = torch.deg2rad(lonlat[:, :, None] / self.scales.to(lonlat.dtype))  # (n, 2, S)
         lam, phi = angle[:, 0], angle[:, 1]
         flat = torch.cos(phi)
@@ -108,11 +118,13 @@ class SphereC(nn.Module):
 
 
 class SphereRFF(nn.Module):
-    """xyz and random Fourier features of it, at several standard deviations [cycles per radian on the sphere]."""
+    """xyz and random Fourier features of it, at several standard deviations [radians per unit of the sphere]."""
 
     frequencies: Tensor
 
-    def __init__(self, smallest: float = 1.0, largest: float = 32.0, scales: float = 6, count: float = 32) -> None:
+    def __init__(
+        self, smallest: float = 1.0, largest: float = 32.0, scales: float = 6, count: float = 32
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         sigmas = _scales(smallest, largest, int(scales))
@@ -121,6 +133,7 @@ class SphereRFF(nn.Module):
         self.dim = 3 + 2 * int(scales) * int(count)
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, dim)."""
         xyz = unit_vector(lonlat)
         phase = xyz @ self.frequencies.to(xyz.dtype)
         return torch.cat([xyz, torch.sin(phase), torch.cos(phase)], dim=1)
@@ -145,6 +158,7 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width) -> (n, width)."""
         hidden = self.dropout(torch.relu(self.inner(x)))
         return x + torch.relu(self.outer(hidden))
 
@@ -152,8 +166,9 @@ class ResidualBlock(nn.Module):
 class Position(nn.Module):
     """Where a place is, smoothly: low random Fourier features of the unit vector, nothing learnt.
 
-    A learnt location embedding says what a place is like; heads also need to know where it is, at the grain of ranges
-    (about 500 to 3000 km). Sine and cosine come in pairs, so the vector has unit length by construction.
+    A learnt location embedding says what a place is like; heads also need to know where it is, at the grain
+    of ranges (about 500 to 3000 km). Sine and cosine come in pairs, so the vector has unit length by
+    construction.
     """
 
     frequencies: Tensor
@@ -161,7 +176,9 @@ class Position(nn.Module):
     def __init__(self, dim: int, sigmas: tuple[float, float] = (2.0, 6.0)) -> None:
         super().__init__()
         if dim < 4 or dim % 4:
-            raise SpecError("cannot build position features", f"width {dim}", "Give a positive multiple of 4.")
+            raise SpecError(
+                "cannot build position features", f"width {dim}", "Give a positive multiple of 4."
+            )
         generator = torch.Generator().manual_seed(0)
         draws = torch.randn(2, 3, dim // 4, generator=generator, dtype=torch.float64)
         scaled = draws * torch.tensor(sigmas, dtype=torch.float64)[:, None, None]
@@ -194,7 +211,9 @@ class LocationEncoder(nn.Module):
         try:
             self.encoding = ENCODINGS[spec.kind](**dict(spec.options))
         except TypeError as error:
-            raise SpecError("cannot build a location encoder", str(error), "Drop the unknown option.") from error
+            raise SpecError(
+                "cannot build a location encoder", str(error), "Drop the unknown option."
+            ) from error
         self.enter = nn.Linear(int(self.encoding.dim), spec.hidden)  # type: ignore[arg-type]
         self.blocks = nn.Sequential(*(ResidualBlock(spec.hidden, dropout) for _ in range(spec.blocks)))
         self.leave = nn.Linear(spec.hidden, spec.dim)
@@ -202,7 +221,9 @@ class LocationEncoder(nn.Module):
     def features(self, lonlat: Tensor) -> Tensor:
         """(n, 2) float64 degrees -> (n, hidden) float32, before projection."""
         check_lonlat(lonlat)
-        encoded = self.encoding(lonlat.to(torch.float64)).to(torch.float32)  # float64: 1e-7 deg matters at high frequency
+        encoded = self.encoding(lonlat.to(torch.float64)).to(
+            torch.float32
+        )  # float64: 1e-7 deg matters at high frequency
         hidden: Tensor = self.blocks(torch.relu(self.enter(encoded)))
         return hidden
 
@@ -213,7 +234,7 @@ class LocationEncoder(nn.Module):
 
 
 def sample_sphere(count: int, generator: torch.Generator) -> Tensor:
-    """Points uniform on the sphere, (count, 2) degrees: lon ~ U(-180, 180), lat = asin(U(-1, 1)) (methods 4.6)."""
+    """Points uniform on the sphere, (count, 2) degrees: lon ~ U(-180, 180), lat = asin(U(-1, 1))."""
     u = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     lat = torch.asin(2.0 * u[:, 1] - 1.0) * (180.0 / math.pi)
     return torch.stack([360.0 * u[:, 0] - 180.0, lat], dim=1)

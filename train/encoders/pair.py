@@ -1,4 +1,4 @@
-"""The pair of encoders that maps are made with: aerial and location, their card, and the way to and from disk."""
+"""The pair of encoders that maps are made with, aerial and location: its card, to and from disk."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Encoders:
         rows: NDArray[np.int64],
         cols: NDArray[np.int64],
     ) -> Floats:
-        """The same statistics for some pixels only: `context(...)[:, rows, cols].T`, without building the rest.
+        """The same statistics for some pixels only: `context(...)[:, rows, cols].T`, not building the rest.
 
         Args:
             level: Index into `levels`.
@@ -102,7 +102,9 @@ class Encoders:
         Raises:
             SpecError: as `context`.
         """
-        pixels = Pixels(torch.from_numpy(np.asarray(rows, np.int64)), torch.from_numpy(np.asarray(cols, np.int64)))
+        pixels = Pixels(
+            torch.from_numpy(np.asarray(rows, np.int64)), torch.from_numpy(np.asarray(cols, np.int64))
+        )
         return np.ascontiguousarray(self._statistics(level, image, valid, pixels).T)
 
     def _statistics(
@@ -110,8 +112,12 @@ class Encoders:
     ) -> Floats:
         spec = self.levels[level]
         if image.ndim != 3 or image.shape[0] != spec.bands or min(image.shape[1:]) < spec.pixels:
-            found = f"an array of shape {image.shape} for {spec.bands} bands and chips of {spec.pixels} pixels"
-            raise SpecError("cannot encode the imagery", found, "Give (bands, h, w), at least one chip large.")
+            found = (
+                f"an array of shape {image.shape} for {spec.bands} bands and chips of {spec.pixels} pixels"
+            )
+            raise SpecError(
+                "cannot encode the imagery", found, "Give (bands, h, w), at least one chip large."
+            )
         net = self.aerial.contexts[level]
         assert isinstance(net, ContextNet)
         with torch.inference_mode():
@@ -128,7 +134,8 @@ class Encoders:
             lonlat: (n, 2) degrees WGS 84.
 
         Returns:
-            (n, dim) float32, rows of unit length: aerial, location and position parts, each of length sqrt(1/3).
+            (n, dim) float32, rows of unit length: aerial, location and position parts, each of length
+            sqrt(1/3).
         """
         with torch.inference_mode():
             parts = [torch.from_numpy(np.ascontiguousarray(c, np.float32)) for c in contexts]
@@ -181,7 +188,9 @@ def load_encoders(path: str | Path) -> Encoders:
     for name in (CARD, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(
-                "cannot load the encoders", f"no {name} in {folder}", "Give the folder that pre-training wrote."
+                "cannot load the encoders",
+                f"no {name} in {folder}",
+                "Give the folder that pre-training wrote.",
             )
     card = EncoderCard.from_json((folder / CARD).read_text(encoding="utf-8"))
     aerial, location = build(card)
@@ -192,7 +201,9 @@ def load_encoders(path: str | Path) -> Encoders:
             module.load_state_dict(own)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(
-            "cannot load the encoders", f"{folder / WEIGHTS} is damaged or of another shape", "Restore the file."
+            "cannot load the encoders",
+            f"{folder / WEIGHTS} is damaged or of another shape",
+            "Restore the file.",
         ) from error
     return Encoders(card, aerial, location)
 
@@ -205,7 +216,7 @@ def build(card: EncoderCard) -> tuple[AerialEncoder, LocationEncoder]:
 def default_card(
     *, bands: int = 3, mean: float = 90.0, std: float = 60.0, channels: int = 16, dim: int = 64
 ) -> EncoderCard:
-    """The shape of the shipped encoders, untrained: windows of 1 to 21 km at 1 km, and of 30 to 310 km at 10 km."""
+    """The shape of the shipped encoders: windows of 1 to 21 km at 1 km/pixel, 30 to 310 km at 10 km/pixel."""
     spec = AerialSpec(channels=channels, dim=dim)
     halo = stage_halo(spec.depth, spec.kernel)
     stats = {"bands": bands, "mean": (mean,) * bands, "std": (std,) * bands}

@@ -1,14 +1,17 @@
-"""CSP: contrastive spatial pre-training of location and image encoders (Mai et al., ICML 2023, sections 3 and 4).
+"""CSP: contrastive spatial pre-training of location and image encoders (Mai et al., ICML 2023).
 
 What we changed and why:
 - the in-batch contrast B is symmetric (location -> image and image -> location), the variant CSP's code calls
   `contsoftmaxsym`, because both towers are used on the map;
-- the temperature is learnt: scale = exp(s), s starts at ln(1 / 0.07) and is clamped at ln 100, since fixed temperatures of 1
+- the temperature is learnt: scale = exp(s), s starts at ln(1 / 0.07) and is clamped at ln 100, since fixed
+temperatures of 1
   or 20 leave cosine logits almost without gradient;
 - the image tower is trained too (the paper freezes one pre-trained on labels, which we do not have);
-- a third view, the twelve monthly composites at the place, joins as a pair with each of the others. It is seen in training
+- a third view, the twelve monthly composites at the place, joins as a pair with each of the others. It is
+seen in training
   only and makes location and aerial chip carry the seasons (snow, green-up) of a place;
-- the random-location negatives L are unnecessary with large symmetric batches and the SimCSE term D costs accuracy
+- the random-location negatives L are unnecessary with large symmetric batches and the SimCSE term D costs
+accuracy
   (methods, section 7.3), so neither is used here.
 """
 
@@ -36,7 +39,7 @@ class LogScale(nn.Module):
 
 
 def info_nce(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of aligned pairs; the other rows of the batch are the negatives (CSP equation 2, both ways).
+    """Symmetric InfoNCE of aligned pairs; the rest of the batch are the negatives (CSP equation 2, both ways).
 
     Args:
         first: (n, d) unit vectors.
@@ -48,7 +51,9 @@ def info_nce(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     """
     logits = scale * first @ second.T  # (n, n)
     target = torch.arange(len(logits), device=logits.device)
-    loss: Tensor = (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
+    loss: Tensor = (
+        nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)
+    ) / 2
     return loss
 
 
