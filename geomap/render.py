@@ -57,7 +57,7 @@ def render(
     cells = None if anywhere and field is not None else grid_from_options(grid, bbox, region, resolution, crs)
     where = FieldOptions(field, imagery, out / ".fields", workers)
     outcome = render_maps(Request(tuple(species), out, heads, cells, where, workers, overwrite, png))
-    print_maps(outcome.folder, outcome.items.values(), outcome.kept)
+    print_maps(outcome.folder, outcome.items.values(), outcome.kept, outcome.also)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,11 +53,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a render left: the folder of the maps, and the Items of the species asked for, by slug."""
+    """What a render left.
+
+    Attributes:
+        folder: Folder of the maps.
+        items: Items of the species asked for, by slug.
+        kept: Slugs of the maps that were there already.
+        also: Slug -> further groups that carry the species, whose heads were not used.
+    """
 
     folder: Path
     items: dict[str, dict[str, Any]]
-    kept: frozenset[str]  # slugs of those that were there already
+    kept: frozenset[str]
+    also: dict[str, tuple[str, ...]]
 
 
 def render_maps(request: Request, console: Console | None = None) -> Outcome:
@@ -90,16 +98,26 @@ def render_maps(request: Request, console: Console | None = None) -> Outcome:
                 for batch in batches(catalog, left, target, folder, scratch, request.png):
                     made |= render_batch(batch, workers, bar)
             write_collection(folder, scratch, target.grid)
-    return Outcome(folder, {entry.slug: (done | made)[entry.slug] for entry in entries}, frozenset(done))
+    items = {entry.slug: (done | made)[entry.slug] for entry in entries}
+    return Outcome(folder, items, frozenset(done), passed_over(catalog, entries))
 
 
 def choose(catalog: Catalog, species: tuple[str, ...]) -> list[SpeciesEntry]:
     """The entries asked for, each once; "all" stands for every species, by its best entry."""
-    if any(name.strip().lower() == "all" for name in species):
-        entries = catalog.best_entries()
-    else:
-        entries = [catalog.find_entry(name) for name in species]
+    every = [name for name in species if name.strip().lower() == "all"]
+    entries = [catalog.find_entry(name) for name in species if name not in every]
+    entries += catalog.best_entries() if every else []
     return list({entry.slug: entry for entry in entries}.values())
+
+
+def passed_over(catalog: Catalog, entries: list[SpeciesEntry]) -> dict[str, tuple[str, ...]]:
+    """Slug -> groups that carry a species beside the one whose heads are used."""
+    also = {}
+    for entry in entries:
+        others = [match.group for match in catalog.matches(entry.scientific) if match.group != entry.group]
+        if others:
+            also[entry.slug] = tuple(others)
+    return also
 
 
 def require_encoders(catalog: Catalog, entries: list[SpeciesEntry], target: Target) -> None:

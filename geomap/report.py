@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,27 @@ def beside(value: float | None, null: float | None) -> str:
     return "{} ({})".format(*shown)
 
 
-def print_maps(folder: Path, items: Iterable[Mapping[str, Any]], kept: frozenset[str]) -> None:
-    """Print the table of maps on stdout."""
-    wide_console().print(map_table(folder, items, kept))
+def print_maps(
+    folder: Path,
+    items: Collection[Mapping[str, Any]],
+    kept: frozenset[str],
+    also: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Print the table of maps on stdout, and which heads were used where several groups carry a species.
+
+    Args:
+        folder: Where the maps are.
+        items: Their STAC Items.
+        kept: Slugs of those that were there already.
+        also: Slug -> groups that carry the species, too.
+    """
+    console = wide_console()
+    console.print(map_table(folder, items, kept))
+    for item in items:
+        if item["id"] in also:
+            said = item["properties"]
+            used = f"{said['geomap:species']}: heads of {said['geomap:group']} ({said['geomap:meaning']})"
+            console.print(f"{used}; {' and '.join(also[item['id']])} has it, too", soft_wrap=True)
 
 
 def wide_console() -> Console:

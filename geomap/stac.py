@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -145,6 +146,12 @@ def period(data: Mapping[str, Any]) -> tuple[str, str]:
     return f"{first}T00:00:00Z", f"{last}T23:59:59Z"
 
 
+def spdx(licence: str) -> str:
+    """A licence as STAC wants it: its SPDX identifier, or "other"; "CC BY-NC 4.0" is CC-BY-NC-4.0."""
+    name = re.sub(r"\s+", "-", licence.strip())
+    return name if re.fullmatch(r"(CC|ODbL|ODC|PDDL|MIT|LicenseRef)[\w.-]*", name) else "other"
+
+
 def checksum(path: Path) -> str:
     """Multihash (sha2-256) of a file in hexadecimal, as the file extension has it."""
     return "1220" + sha256(path.read_bytes()).hexdigest()
@@ -154,12 +161,12 @@ def _properties(record: MapRecord) -> dict[str, Any]:
     """Common metadata, and all of ours under `geomap:`."""
     entry, facts = record.entry, record.facts
     undated = "" if record.data.get("period") else " Nothing is known of when the records were made."
-    credit = str(record.data.get("credit") or "")
+    credits = (str(record.data.get("credit") or ""), record.tags.get("GEOMAP_IMAGERY_CREDIT", ""))
     return {
         "title": entry.title,
         "description": MEANINGS[entry.meaning] + undated,
-        "license": str(record.data.get("licence") or "other"),
-        "providers": [{"name": credit, "roles": ["producer"]}] if credit else [],
+        "license": spdx(str(record.data.get("licence") or "")),
+        "providers": [{"name": name, "roles": ["producer"]} for name in credits if name],
         "geomap:species": entry.scientific,
         "geomap:vernacular": entry.vernacular,
         "geomap:group": entry.group,
@@ -183,7 +190,7 @@ def _properties(record: MapRecord) -> dict[str, Any]:
 
 def _identities(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags that say which model, field and version made the map, under their names in lower case."""
-    named = ("INPUTS", "MODEL", "ENCODER_HASH", "HEADS_HASH", "IMAGERY", "VERSION", "DATA_CREDIT")
+    named = ("INPUTS", "MODEL", "ENCODER_HASH", "HEADS_HASH", "IMAGERY", "VERSION", "DATA_CREDIT", "LICENCE")
     return {key.lower(): tags[f"GEOMAP_{key}"] for key in named if f"GEOMAP_{key}" in tags}
 
 

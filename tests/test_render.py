@@ -179,6 +179,14 @@ def test_scores_do_not_depend_on_the_species_asked_for_together():
     np.testing.assert_allclose(everything.T / 1e4, many.predict(features), atol=1e-4)
 
 
+def test_best_heads_are_used_and_named(maps, capsys):
+    assert render("--species", "Spinus lawrencei") == 0
+    said = json.loads((maps / "california" / "carduelis-lawrencei.json").read_text())["properties"]
+    assert (said["geomap:group"], said["geomap:meaning"]) == ("north-america-birds", "probability")
+    printed = capsys.readouterr().out
+    assert "heads of north-america-birds (probability); world-birds has it, too" in printed
+
+
 def test_finished_maps_are_kept(maps, monkeypatch, capsys):
     assert render("--species", "wrentit") == 0
     before = files(maps)
@@ -367,6 +375,7 @@ def refused(capsys, maps, *options, match, out=None):
 def test_unknown_species(capsys, maps):
     refused(capsys, maps, "--species", "Querkus lobata", match="Quercus lobata")
     refused(capsys, maps, "--species", "wrentit", "--species", "yeti", match="'yeti'")
+    refused(capsys, maps, "--species", "all", "--species", "yeti", match="'yeti'")
 
 
 def test_unknown_grid_and_nonsense(capsys, maps):

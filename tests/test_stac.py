@@ -19,7 +19,7 @@ from geomap.entries import Score, SpeciesEntry, Threshold
 from geomap.facts import tally
 from geomap.footprint import footprint
 from geomap.grid import grid_from_bbox, named_grid
-from geomap.stac import UNDATED, MapRecord, make_collection, make_item, period, to_json, with_preview
+from geomap.stac import UNDATED, MapRecord, make_collection, make_item, period, spdx, to_json, with_preview
 
 BOX = GeoBox((40, 60), Affine(1000, 0, -200_000, 0, -1000, 100_000), "EPSG:3310")
 ENTRY = SpeciesEntry(
@@ -180,6 +180,23 @@ def test_records_without_dates_are_undated(made):
     assert_valid(item, STACObjectType.ITEM)
     assert "Nothing is known of when" in item["properties"]["description"]
     assert item["properties"]["license"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("CC BY-NC 4.0", "CC-BY-NC-4.0"),
+        ("CC0-1.0", "CC0-1.0"),
+        ("", "other"),
+        ("as each record says; see GBIF", "other"),
+        ("CC BY 4.0, some CC0", "other"),
+    ],
+)
+def test_licence_is_one_that_stac_takes(made, said, told):
+    assert spdx(said) == told
+    item = make_item(MapRecord(**{**vars(made[0]), "data": {"licence": said}}), made[1])
+    assert item["properties"]["license"] == told
+    assert_valid(item, STACObjectType.ITEM)
 
 
 def shape_of(geobox):
