@@ -17,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geomap.errors import GridError
+from geomap.land import wrapped
 from geomap.projection import WGS84, metres_per_unit, project, world_width
 
 if TYPE_CHECKING:
@@ -153,9 +154,12 @@ def bbox_lonlat(west: float, south: float, east: float, north: float) -> NDArray
 
 
 def run_on(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same points, longitudes running on east of the widest empty gap, beyond 180 where needed."""
-    lon = np.sort(lonlat[:, 0] % 360.0)
-    gaps = np.diff(np.append(lon, lon[0] + 360.0))
-    west = lon[(int(gaps.argmax()) + 1) % len(lon)]
-    west = west - 360.0 if west >= 180.0 else west
-    return np.column_stack([west + (lonlat[:, 0] - west) % 360.0, lonlat[:, 1]])
+    """The same points, longitudes running on east of their widest gap where that makes them narrower."""
+    plain = wrapped(lonlat[:, 0])
+    around = np.sort(plain % 360.0)
+    gaps = np.diff(np.append(around, around[0] + 360.0))
+    if 360.0 - gaps.max() > np.ptp(plain) - 1.0:
+        return np.column_stack([plain, lonlat[:, 1]])
+    west = around[(int(gaps.argmax()) + 1) % len(around)]
+    turns = np.ceil((west - lonlat[:, 0]) / 360.0 - 1e-9)  # west itself stays where it is
+    return np.column_stack([lonlat[:, 0] + 360.0 * turns, lonlat[:, 1]])

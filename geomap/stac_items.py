@@ -13,6 +13,7 @@ import pystac
 import pystac_client
 from odc.geo.geobox import GeoBox
 from pystac_client.exceptions import APIError
+from urllib3.exceptions import HTTPError
 
 from geomap.errors import ImageryError
 from geomap.projection import WGS84, project
@@ -61,7 +62,7 @@ def refused(address: str) -> Iterator[None]:
         yield
     except ImageryError:
         raise
-    except (APIError, pystac.STACError, OSError, ValueError, KeyError) as error:
+    except (APIError, HTTPError, pystac.STACError, OSError, ValueError, KeyError) as error:
         change = "Check the address, and that the server can be reached."
         raise ImageryError("cannot read the STAC catalogue", f"{address}: {error!r}", change) from error
 

@@ -20,6 +20,7 @@ from geomap.grid import (
 )
 from geomap.land import is_land
 from geomap.projection import crossings_lonlat, world_width
+from geomap.regions import run_on
 
 FIJI = (175.0, -20.0, -178.0, -15.0)  # across the antimeridian
 
@@ -279,6 +280,25 @@ def test_region_across_the_antimeridian(tmp_path, east):
     assert grid.land_mask().sum() * 25 == pytest.approx(18_000, rel=0.15)
     rows, cols, inside = grid.rowcol(np.array([[179.36, -16.43], [178.0, -17.8]]))
     assert inside.all() and grid.land_mask()[rows, cols].all()
+
+
+@pytest.mark.parametrize(
+    ("lons", "first", "last"),
+    [
+        (np.linspace(-121.3, -119.1, 40), -121.3, -119.1),
+        (np.linspace(175.5, 183.25, 40), 175.5, 183.25),
+        (np.append(np.linspace(175.5, 180, 9), np.linspace(-180, -176.75, 9)), 175.5, 183.25),
+        (np.linspace(-0.1, 0.1, 7), -0.1, 0.1),
+        (np.linspace(-180, 180, 721), -180.0, 179.5),
+        (np.array([-120.7]), -120.7, -120.7),
+    ],
+)
+def test_longitudes_run_on_from_the_widest_gap(lons, first, last):
+    for lonlat in (np.column_stack([lons, lons * 0]), np.column_stack([lons[::-1], lons * 0])):
+        lon = run_on(lonlat)[:, 0]
+        assert lon.min() == pytest.approx(first, abs=0.51 if len(lons) > 100 else 1e-9)
+        assert lon.max() - lon.min() == pytest.approx(last - first, abs=0.51 if len(lons) > 100 else 1e-9)
+        np.testing.assert_allclose((lon - lonlat[:, 0] + 180) % 360 - 180, 0, atol=1e-9)
 
 
 def test_refused_boxes():
