@@ -20,6 +20,7 @@ PACIFIC = "+proj=cea +lat_ts=30 +lon_0=180 +datum=WGS84 +type=crs"  # EPSG:6933 
 CALIFORNIA_BOX = (-124.5, 32.5, -114.0, 42.1)  # west, south, east, north of EPSG:3310's own ground
 RESOLUTIONS_M = (1_000.0, 2_000.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0)
 METRES_PER_DEGREE = 100_000.0  # for default resolutions in degrees: round numbers
+MOST_DEGREES = 30.0  # of a cell: more can only be meant in metres
 MOST_CELLS = 2_000_000  # above it the default resolution becomes coarser
 LARGEST_GRID = 2**32  # cells
 UNIT_M = 500_000.0  # a processing unit is at most this long
@@ -41,6 +42,9 @@ def lay(lonlat: NDArray[np.float64], resolution: float | None, crs: str | None) 
     if resolution is not None and not (math.isfinite(resolution) and resolution > 0):
         raise GridError("cannot use the resolution", f"{resolution:g}", "Give a number above 0.")
     target = known_crs(crs or default_crs(lonlat))
+    if resolution is not None and target.geographic and resolution > MOST_DEGREES:
+        found = f"{resolution:g} degrees in {crs}"
+        raise GridError("cannot use the resolution", found, "Give degrees, or a --crs in metres.")
     bounds = extent(lonlat, str(target))
     return snapped(bounds, resolution or default_resolution(bounds, target), target)
 

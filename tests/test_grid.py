@@ -322,6 +322,7 @@ def test_refused_grids():
     refused("'xyz'", "california", "north-america", "global", grid="xyz")
     refused("--grid california and --bbox", grid="california", bbox=(1, 2, 3, 4))
     refused("'EPSG:99999'", "EPSG:3310", grid="california", crs="EPSG:99999")
+    refused("1000 degrees", "in metres", bbox=(-120, 36, -119, 37), resolution=1000, crs="EPSG:4326")
     refused("'nonsense'", grid="california", crs="nonsense")
     refused("no map plane", grid="california", crs="EPSG:4978")
     refused("coarser --resolution", grid="global", resolution=100.0)

@@ -73,7 +73,7 @@ def folder(tmp_path):
 
 @contextmanager
 def api(items, page=2):
-    """A STAC API with landing page, collection and paged search; yields its address and the searches it saw."""
+    """A STAC API with a collection and paged search; yields its address and the searches it saw."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
