@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = (
     "presences against the background of the held-out blocks: half of its weight on cells with a record of"
-    " any species of the table (one a cell), half on random land cells; a presence and a cell weigh 1"
+    " any species of the table (one a cell), half on random land cells of the field; each presence weighs 1"
 )
 
 
@@ -212,6 +212,9 @@ class Extent:
         """Whether points (..., 2) lie inside, (...) bool."""
         east_of_west = (lonlat[..., 0] - self.west) % 360 <= self.width
         return east_of_west & (lonlat[..., 1] >= self.south) & (lonlat[..., 1] <= self.north)
+
+
+WORLD = Extent(-180.0, 360.0, -90.0, 90.0)
 
 
 def extent_of(lonlat: NDArray[np.float64], margin: float) -> Extent:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from geomap.background import Extent, Sites, join, random_sites, sample_cells
+from geomap.background import WORLD, Extent, Sites, join, random_sites, sample_cells
 from geomap.errors import RecordsError
 from geomap.grid import Window, grid_from_bbox
 from geomap.pointsource import PointSource, central_cell_km2
@@ -133,9 +133,13 @@ def cell_ids(lonlat: Float, source: PointSource) -> tuple[NDArray[np.int64], NDA
 def with_background(
     gathered: Gathered, extent: Extent, source: PointSource, count: int, seed: int
 ) -> Gathered:
-    """The same with random land cells that weigh as much as all cells with records."""
+    """The same with random land cells that weigh as much as all cells with records.
+
+    They come from the whole field, since that is where maps are made: background around the records alone
+    would leave the map free to say anything elsewhere. Without a field they come from the extent.
+    """
     if source.field is not None:
-        lonlat, features = sample_cells(source.field, extent, count, seed)
+        lonlat, features = sample_cells(source.field, WORLD, count, seed)
     else:
         lonlat, _ = sample_cells(LandCells(land_grid(extent)), extent, count, seed)
         features, found = source.embed(lonlat)

@@ -172,7 +172,8 @@ def reading(path: Path) -> Iterator[IO[str]]:
     if not path.is_file():
         raise RecordsError(f"cannot read the points {path}", "no such file", "Check the path")
     try:
-        packed = path.open("rb").read(2) == b"\x1f\x8b"
+        with path.open("rb") as head:
+            packed = head.read(2) == b"\x1f\x8b"
         opener = gzip.open if packed else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
             yield lines
@@ -298,12 +299,16 @@ def as_text(scores: NDArray[np.float32]) -> Iterator[Row]:
 
 
 def refuse_unusable(path: Path, counts: Counts) -> None:
-    """Refuse a table without rows, and one whose coordinates are plainly the wrong way round."""
+    """Refuse a table without rows, with coordinates the wrong way round, or with no point to predict at."""
     if counts.rows == 0:
         raise RecordsError(f"cannot predict at {path}", "the table has no rows", "Give at least one point")
     if counts.swapped > counts.rows / 2:
         found = f"{counts.swapped} of {counts.rows} latitudes beyond 90 degrees"
         raise RecordsError(f"cannot predict at {path}", found, "Swap longitude and latitude")
+    if counts.outside == counts.rows - counts.unplaced and counts.outside:
+        found = f"none of {counts.outside} points has an embedding"
+        change = "Give a --field or --imagery that covers them, and check that the columns are not swapped"
+        raise RecordsError(f"cannot predict at {path}", found, change)
     if counts.unplaced == counts.rows:
         found = "not one row with coordinates in degrees"
         raise RecordsError(

@@ -118,9 +118,9 @@ def test_boyce_equals_the_written_out_definition(seed):
 
 
 def test_boyce_worked_by_hand():
-    # Scores 0, 0.5 and 1; windows are 0.1 wide and start at 0.009 k. Only the start at 0 holds the score 0; starts
-    # 0.405..0.495 (k = 45..55) hold 0.5; no start reaches 1, as in ecospat. P/E is 0 (no presence at 0), then
-    # (1/3)/(1/3) = 1 over and over: after dropping repeats two windows remain, and P/E rises.
+    # Scores 0, 0.5 and 1; windows are 0.1 wide and start at 0.009 k. Only the one at 0 holds the score 0,
+    # those from 0.405 to 0.495 hold 0.5, none reaches 1, as in ecospat. P/E is 0 (no presence at 0), then 1
+    # (a third of the presences in a third of the sites) again and again: without repeats two are left.
     scores, present = np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 2.0])
     assert metrics.boyce(scores, present, np.ones(3)) == pytest.approx(1.0)
     assert metrics.boyce(scores, np.array([2.0, 1.0, 0.0]), np.ones(3)) == pytest.approx(-1.0)
