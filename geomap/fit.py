@@ -287,8 +287,7 @@ def summary(heads: SpeciesHeads) -> Table:
         table.add_row(title, *means, str(len(known)))
     dropped = heads.card["data"]["dropped"]
     lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none"
-    rare = heads.card["dropped_species"]
-    table.caption = f"rows dropped: {lost}\nspecies with too few sites: {len(rare)}"
+    table.caption = f"rows dropped: {lost}\nspecies with too few sites: {len(heads.card['dropped_species'])}"
     return table
 
 
