@@ -27,11 +27,11 @@ from geomap.bundle_recipe import FIELDS, HEADS, NASA, FieldRecipe, HeadsRecipe, 
 from geomap.catalog import bundle_path
 from geomap.cli import run
 from geomap.errors import RecordsError
+from geomap.fieldstore import pack_field
 from geomap.fit import FitRequest, fit_heads
 from geomap.grid import named_grid
 from geomap.imagery import open_imagery
 from geomap.pretraining import cut_area, draw_places, season_features
-from geomap.fieldstore import pack_field
 from geomap.sweep import sweep
 
 if TYPE_CHECKING:
@@ -151,14 +151,16 @@ def join_areas(areas: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[An
 
 
 def make_field(field: FieldRecipe, shared: Path, encoders: Path, out: Path, work: Path, workers: int) -> None:
-    """Sweeps a named grid, unless the work folder has its field, and packs it into one file."""
+    """Sweeps a named grid, unless the work folder has its field, and packs it into one file.
+
+    Raises:
+        FieldError: the field in the work folder is of other encoders, imagery or grid.
+    """
     store = work / f"{field.grid}.zarr"
     log.info("sweeping %s", field.grid)
-    if not (store / "manifest.json").is_file():
-        grid = named_grid(field.grid)
-        sweep(
-            encoders, shared / field.imagery, grid, store, workers=workers, resume=store.exists(), credit=NASA
-        )
+    grid, imagery = named_grid(field.grid), shared / field.imagery
+    # Resuming a finished field does nothing but make sure that it is of these encoders and this imagery.
+    sweep(encoders, imagery, grid, store, workers=workers, resume=store.exists(), credit=NASA)
     out.mkdir(parents=True, exist_ok=True)
     packed = out / f"{field.grid}.zarr.zip"
     packed.unlink(missing_ok=True)

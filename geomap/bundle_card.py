@@ -34,7 +34,8 @@ def model_card(encoders: Path, heads: Sequence[SpeciesHeads]) -> str:
     card = EncoderCard.from_json((encoders / "card.json").read_text(encoding="utf-8"))
     parts = [
         "# Model card of the shipped bundle",
-        "Everything here is made by `make bundle`; nothing is edited by hand. It holds no imagery and no record.",
+        "Everything here is made by `make bundle`; nothing is edited by hand. It holds no imagery and no "
+        "record.",
         "## Encoders",
         _encoders(card),
         "## Heads",
@@ -42,8 +43,9 @@ def model_card(encoders: Path, heads: Sequence[SpeciesHeads]) -> str:
         "## Limits",
         LIMITS,
         "## Licence",
-        "The code is MIT. Encoders and fields are learnt from NASA imagery (open data). Heads learnt from records under CC "
-        "BY-NC or CC BY-NC-SA (california-plants, world-birds) may be used under the same terms, not commercially.",
+        "The code is MIT. Encoders and fields are learnt from NASA imagery (open data). Heads learnt from "
+        "records under CC BY-NC or CC BY-NC-SA (california-plants, world-birds) are under the same terms: not for "
+        "commercial use.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -56,14 +58,15 @@ def _encoders(card: EncoderCard) -> str:
     places = ", ".join(f"{field.area.places} in {field.grid}" for field in FIELDS)
     last = {key: value for key, value in card.training["last"].items() if isinstance(value, float)}
     losses = ", ".join(f"{name} {value:.3f}" for name, value in sorted(last.items()))
+    aerial, location = card.aerial, card.location
     return "\n".join(
         [
-            f"- Aerial: first stage of timm `{card.aerial.backbone}`, {card.aerial.channels} channels, run densely; {levels}; "
-            f"embedding of {card.aerial.dim}.",
-            f"- Location: `{card.location.kind}`, embedding of {card.location.dim}, and {card.location.position} fixed position "
-            "features.",
-            f"- Pre-trained without species labels by the CSP objective on {card.training['places']} places ({places}); "
-            f"last losses: {losses}.",
+            f"- Aerial: first stage of timm `{aerial.backbone}`, {aerial.channels} channels, run densely; "
+            f"{levels}; embedding of {aerial.dim}.",
+            f"- Location: `{location.kind}`, embedding of {location.dim}, and {location.position} fixed "
+            "position features.",
+            "- Pre-trained without species labels by the CSP objective on "
+            f"{card.training['places']} places ({places}); last losses: {losses}.",
             f"- Imagery: {NASA}; monthly composites of 2004 in training only.",
         ]
     )
@@ -78,8 +81,9 @@ def _group(heads: SpeciesHeads) -> str:
             f"### {heads.name}: {heads.meaning}, {len(heads.species)} species",
             "",
             f"Data: {heads.card['data']['credit']} ({heads.card['data']['licence']}).",
-            f"Scores: means over {len(known)} species, {settings['folds']} folds of {settings['block_degrees']:g}-degree "
-            f"blocks; {settings['scored_on']}. Null: {settings['null_model']}.",
+            f"Scores: means over {len(known)} species, {settings['folds']} folds of "
+            f"{settings['block_degrees']:g}-degree blocks; {settings['scored_on']}. "
+            f"Null: {settings['null_model']}.",
             "",
             "| score | heads | coordinates only |",
             "|---|---|---|",

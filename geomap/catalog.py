@@ -1,7 +1,8 @@
 """The catalogue: which species can be rendered, by which heads, on which grids.
 
-    catalog = Catalog.open()                       # the shipped bundle; or a group of it; or a folder of
-    heads heads, index = catalog.find("Lawrence's Goldfinch") field = catalog.field("california")
+    catalog = Catalog.open()  # the shipped bundle; or a group of it; or a folder of heads
+    heads, index = catalog.find("Lawrence's Goldfinch")
+    field = catalog.field("california")
 
 The bundle (geomap/bundle, or $GEOMAP_BUNDLE) holds `fields/GRID.zarr.zip`, `heads/GROUP/` and `encoders/`.
 Groups come in the order of `index.json` ({"groups": [...]}) where there is one, else by name. Reading needs

@@ -7,6 +7,7 @@ the encoders see in training what they will see on the map.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ import pyproj
 import rasterio
 from numpy.typing import NDArray
 from odc.geo import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geomap.errors import ImageryError
+from geomap.errors import GridError, ImageryError
 from geomap.imagery import ImagerySource
 from geomap.land import is_land
 from geomap.lattice import Lattice, Limits, windows
@@ -26,12 +28,13 @@ from train.spec import ChipSpec
 
 Lonlat = NDArray[np.float64]
 READ = Limits(side=1024, overhead=20_000)
+LARGEST_DRAWS = 200  # an area with less land than one part in 800 is given up
 SEASON_RADII = (0, 2)  # pixels of the monthly composites whose mean is taken: about 7 and 37 km
 
 
 @dataclass(frozen=True)
 class Area:
-    """Where places are drawn."""
+    """Where places are drawn: west < east in -180..180, south < north."""
 
     west: float
     south: float
@@ -53,11 +56,19 @@ def draw_places(area: Area, generator: np.random.Generator, count: int | None = 
 
     Returns:
         (count, 2) degrees WGS 84.
+
+    Raises:
+        GridError: when the area is inside out or has (almost) no land.
     """
     count = area.places if count is None else count
-    kept: list[Lonlat] = []
+    if not (-180 <= area.west < area.east <= 180 and -90 <= area.south < area.north <= 90):
+        raise GridError("cannot draw places", f"{area}", "give west < east and south < north in degrees")
+    kept: list[Lonlat] = [np.empty((0, 2))]
     low, high = np.sin(np.deg2rad([area.south, area.north]))
     while sum(map(len, kept)) < count:
+        if len(kept) > LARGEST_DRAWS:
+            found = f"{sum(map(len, kept))} places on land in {LARGEST_DRAWS} draws of {4 * count} in {area}"
+            raise GridError("cannot draw places", found, "give an area with more land")
         lon = generator.uniform(area.west, area.east, 4 * count)
         lat = np.rad2deg(np.arcsin(generator.uniform(low, high, 4 * count)))
         drawn = np.stack([lon, lat], axis=1)
@@ -110,13 +121,27 @@ def season_features(months: Sequence[Path], lonlat: Lonlat) -> NDArray[np.float3
 
     Returns:
         (n, months * bands * 2) float32 in the pictures' units.
+
+    Raises:
+        ImageryError: when a picture cannot be read.
     """
     parts: list[NDArray[np.float64]] = []
     for path in months:
-        with rasterio.open(path) as picture:
-            pixels = picture.read().astype(np.float64)
+        pixels = _picture(path)
         parts.extend(_window_mean(pixels, radius, lonlat) for radius in SEASON_RADII)
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _picture(path: Path) -> NDArray[np.float64]:
+    """(bands, h, w) pixels of a picture that carries no georeference."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as picture:
+                pixels: NDArray[np.float64] = picture.read().astype(np.float64)
+    except RasterioError as error:
+        raise ImageryError("cannot read a month's picture", f"{path}: {error}", "restore the file") from error
+    return pixels
 
 
 def _window_mean(pixels: NDArray[np.float64], radius: int, lonlat: Lonlat) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ to learn the seasons from: `extra_lonlat` (m, 2), `extra_season` (m, k).
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,7 +42,19 @@ def read_chips(path: Path) -> dict[str, NDArray[Any]]:
     missing = {"lonlat", "season", "chips_0", "valid_0"} - set(arrays)
     if missing:
         raise SpecError("cannot read the chip set", f"{path} lacks {sorted(missing)}", "Cut it again.")
+    if arrays["chips_0"].ndim != 4 or arrays["chips_0"].size == 0:
+        found = f"{path} has chips_0 of shape {arrays['chips_0'].shape}"
+        raise SpecError("cannot read the chip set", found, "Cut it again.")
     return arrays
+
+
+def digest(arrays: Arrays) -> str:
+    """sha256 of a chip set, to be kept in the card of what was trained on it."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        whole.update(np.ascontiguousarray(arrays[name]).data)
+    return whole.hexdigest()
 
 
 def card_for(arrays: Arrays, card: EncoderCard | None = None, credit: str = "") -> EncoderCard:
@@ -51,8 +64,12 @@ def card_for(arrays: Arrays, card: EncoderCard | None = None, credit: str = "") 
         arrays: The chip set.
         card: Another shape to start from.
         credit: Who is to be credited for the imagery.
+
+    Raises:
+        SpecError: when the chips do not fit the shape.
     """
     card = card or default_card(bands=arrays["chips_0"].shape[1])
+    check_chips(arrays, card)
     levels = []
     for number, level in enumerate(card.aerial.levels):
         chips = arrays[f"chips_{number}"]
@@ -63,16 +80,24 @@ def card_for(arrays: Arrays, card: EncoderCard | None = None, credit: str = "") 
 
 
 def check_chips(arrays: Arrays, card: EncoderCard) -> None:
-    """Refuses chips of another size than the encoders eat.
+    """Refuses arrays of another shape than the encoders eat, or that do not belong together.
 
     Raises:
-        SpecError: with the shape found.
+        SpecError: with the array and the shape found.
     """
+    places = len(arrays["lonlat"])
+    wanted: dict[str, tuple[int, ...]] = {
+        "lonlat": (places, 2),
+        "season": (places, arrays["season"].shape[-1]),
+    }
     for number, level in enumerate(card.aerial.levels):
-        shape = arrays[f"chips_{number}"].shape
-        if shape[1:] != (level.bands, level.pixels, level.pixels):
-            wanted = f"Cut chips of {level.pixels} pixels and {level.bands} bands."
-            raise SpecError("cannot pre-train on these chips", f"chips_{number} of shape {shape}", wanted)
+        wanted[f"valid_{number}"] = (places, level.pixels, level.pixels)
+        wanted[f"chips_{number}"] = (places, level.bands, level.pixels, level.pixels)
+    for name, shape in wanted.items():
+        found = arrays[name].shape if name in arrays else "missing"
+        if found != shape:
+            change = f"Cut chips that make it {shape}."
+            raise SpecError("cannot pre-train on these chips", f"{name}: {found}", change)
 
 
 def batch_of(

@@ -2,8 +2,8 @@
 
     python -m train.pretrain CHIPS.npz --out RUN [--epochs 4] [--batch 512] [--seed 0]
 
-CHIPS.npz is a chip set (train.chips), which `geomap.bundle` cuts from imagery. RUN gets the checkpoint and
-`losses.csv`.
+CHIPS.npz is a chip set (train.chips), which geomap.pretraining cuts from imagery. RUN gets the checkpoint:
+card.json, weights.safetensors and losses.csv.
 
 Two stages: all towers together; then, as CSP freezes its image encoder, the aerial tower is frozen and the
 location tower, which is cheap, goes on alone against the frozen chips and the seasons of all places.
@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from train.chips import Arrays, batch_of, card_for, check_chips, read_chips
+from train.chips import Arrays, batch_of, card_for, check_chips, digest, read_chips
 from train.encoders.aerial import AerialEncoder
 from train.encoders.location import LocationEncoder
-from train.encoders.pair import Encoders, build, save_encoders
+from train.encoders.pair import Encoders, save_encoders
 from train.errors import DivergedError, SpecError, ThreePartError
-from train.objectives.csp import LogScale, pair_losses
+from train.objectives.csp import pair_losses
+from train.schedule import one_cycle
 from train.spec import EncoderCard
+from train.towers import Towers
 
 log = logging.getLogger(__name__)
 
@@ -49,39 +51,11 @@ class PretrainConfig:
     gain: float = 0.15  # brightness and contrast jitter of the chips, relative
     seed: int = 0
 
-
-class Towers(nn.Module):
-    """The three views of a place: aerial chip, location, and monthly composites (in training only)."""
-
-    def __init__(self, card: EncoderCard, season_width: int) -> None:
-        super().__init__()
-        self.aerial, self.location = build(card)
-        if card.aerial.dim != card.location.dim:
-            found = f"widths {card.aerial.dim} and {card.location.dim}"
-            raise SpecError("cannot contrast the encoders", found, "Give both embeddings the same width.")
-        width = card.aerial.dim
-        self.season = nn.Sequential(
-            nn.BatchNorm1d(season_width), nn.Linear(season_width, 256), nn.GELU(), nn.Linear(256, width)
-        )
-        names = ("aerial", "location", "season")
-        self.scales = nn.ModuleDict(
-            {f"{a}|{b}": LogScale() for i, a in enumerate(names) for b in names[i + 1 :]}
-        )
-
-    def forward(
-        self, chips: list[Tensor], valid: list[Tensor], lonlat: Tensor, season: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of a batch: every pair of views and their mean, `loss`."""
-        views = {
-            "aerial": self.aerial(chips, valid),
-            "location": self.location(lonlat),
-            "season": self.embed_season(season),
-        }
-        return pair_losses(views, self.scales)
-
-    def embed_season(self, season: Tensor) -> Tensor:
-        """(n, k) monthly values -> (n, d) of unit length."""
-        return nn.functional.normalize(self.season(season), dim=1)
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.location_epochs < 0 or min(self.batch, self.location_batch) < 2:
+            found = f"{self.epochs} and {self.location_epochs} epochs"
+            found += f" in batches of {self.batch} and {self.location_batch}"
+            raise SpecError("cannot pre-train", found, "Give at least 1 epoch and batches of at least 2.")
 
 
 def pretrain(arrays: Arrays, card: EncoderCard, config: PretrainConfig, out: Path) -> Encoders:
@@ -94,19 +68,40 @@ def pretrain(arrays: Arrays, card: EncoderCard, config: PretrainConfig, out: Pat
         out: Folder of the run.
 
     Raises:
-        SpecError: when the chips do not fit the card.
+        SpecError: when the chips do not fit the card or are fewer than a batch.
         DivergedError: when a loss is not finite.
     """
     check_chips(arrays, card)
-    torch.manual_seed(config.seed)
-    towers = Towers(card, arrays["season"].shape[1])
-    losses = list(_train(towers, arrays, card, config))
-    losses.extend(_refine(towers, arrays, config))
+    _require_places(arrays, config)
+    _require_folder(out)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        towers = Towers(card, arrays["season"].shape[1])
+        losses = list(_train(towers, arrays, card, config))
+        losses.extend(_refine(towers, arrays, config))
     out.mkdir(parents=True, exist_ok=True)
     _write_losses(losses, out / "losses.csv")
     encoders = _freeze(towers.aerial, towers.location, card, arrays, config, losses[-1])
     save_encoders(encoders, out)
     return encoders
+
+
+def _require_places(arrays: Arrays, config: PretrainConfig) -> None:
+    """Refuses, before any work, places too few for one whole batch of either stage."""
+    places = len(arrays["lonlat"])
+    if places < config.batch:
+        found = f"{places} places for batches of {config.batch}"
+        raise SpecError("cannot pre-train", found, "Give more places or a smaller --batch.")
+    places += len(arrays.get("extra_lonlat", ()))
+    if config.location_epochs and places < config.location_batch:
+        found = f"{places} places for batches of {config.location_batch} of the location tower"
+        raise SpecError("cannot pre-train", found, "Give more places or a smaller --location-batch.")
+
+
+def _require_folder(out: Path) -> None:
+    if next(path for path in (out, *out.parents) if path.exists()).is_dir():
+        return
+    raise SpecError("cannot write the encoders", f"{out} lies in or is a file", "Give another folder.")
 
 
 def _train(
@@ -168,10 +163,6 @@ def _frozen_chips(aerial: AerialEncoder, arrays: Arrays) -> Tensor:
 
 def _epoch(places: int, batch: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
     """Whole batches of shuffled places, so every contrast has as many candidates; the rest is left out."""
-    if places < batch:
-        raise SpecError(
-            "cannot pre-train", f"{places} places for batches of {batch}", "Give a smaller batch."
-        )
     order = torch.randperm(places, generator=generator).numpy()
     for step in range(places // batch):
         yield np.sort(order[step * batch : (step + 1) * batch])
@@ -187,16 +178,12 @@ def _optimiser(
         {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
-    steps = max(epochs * (places // batch), 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=steps, pct_start=0.1
-    )
+    schedule = one_cycle(optimiser, config.learning_rate, epochs * (places // batch))
 
     def step(loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
-            raise DivergedError(
-                "cannot go on training", f"a loss of {float(loss)}", "Lower the learning rate."
-            )
+            change = "Lower the learning rate, and look for values in the chip set that are not finite."
+            raise DivergedError("cannot go on training", f"a loss of {float(loss)}", change)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -234,6 +221,7 @@ def _freeze(
         "objective": "csp",
         "config": asdict(config),
         "places": len(arrays["lonlat"]),
+        "chips_sha256": digest(arrays),
         "last": last,
     }
     return Encoders(replace(card, quant_scale=scale, training=notes), aerial, location)
@@ -264,17 +252,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--epochs", type=int, default=PretrainConfig.epochs)
     parser.add_argument("--batch", type=int, default=PretrainConfig.batch)
+    parser.add_argument("--location-epochs", type=int, default=PretrainConfig.location_epochs)
+    parser.add_argument("--location-batch", type=int, default=PretrainConfig.location_batch)
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
-    options = parser.parse_args(argv)
+    parser.add_argument("--credit", default="", help="who is to be credited for the imagery")
+    options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = PretrainConfig(epochs=options.epochs, batch=options.batch, seed=options.seed)
+    chips, out, credit = (options.pop(name) for name in ("chips", "out", "credit"))
     try:
-        arrays = read_chips(options.chips)
-        encoders = pretrain(arrays, card_for(arrays), config, options.out)
-    except ThreePartError as error:
+        config = PretrainConfig(**options)
+        arrays = read_chips(chips)
+        encoders = pretrain(arrays, card_for(arrays, credit=credit), config, out)
+    except (ThreePartError, OSError) as error:  # an OSError names the file and what is wrong with it
         sys.stderr.write(f"{error}\n")
         return 2
-    log.info("encoders %s in %s", encoders.hash[:12], options.out)
+    log.info("encoders %s in %s", encoders.hash[:12], out)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -34,14 +35,19 @@ class ChipSpec:
     """Per-band standard deviation in the imagery's units."""
 
     def __post_init__(self) -> None:
-        if self.metres_per_pixel <= 0 or self.halo < 0:
+        if not (0 < self.metres_per_pixel < math.inf) or self.halo < 0:
             found = f"{self.metres_per_pixel} m/pixel, halo {self.halo}"
             raise SpecError("cannot use a chip specification", found, "Give positive metres and a halo >= 0.")
         if not self.windows or list(self.windows) != sorted(set(self.windows)) or self.windows[0] < 0:
             raise SpecError(
                 "cannot use a chip specification", f"windows {self.windows}", "Give ascending radii >= 0."
             )
-        if len(self.mean) != self.bands or len(self.std) != self.bands or min(self.std) <= 0:
+        right_length = self.bands == len(self.mean) == len(self.std) > 0
+        if (
+            not right_length
+            or not all(map(math.isfinite, self.mean))
+            or not all(0 < s < math.inf for s in self.std)
+        ):
             found = f"{self.bands} bands, mean {self.mean}, std {self.std}"
             raise SpecError(
                 "cannot normalise a chip", found, "Give one mean and one positive std for each band."
@@ -134,11 +140,13 @@ class EncoderCard:
                 raise ValueError("another card format")
             aerial = dict(data["aerial"])
             aerial["levels"] = tuple(_chip(level) for level in aerial["levels"])
-            return EncoderCard(
-                AerialSpec(**_known(AerialSpec, aerial)),
-                LocationSpec(**_known(LocationSpec, data["location"])),
-                tuple(data["quant_scale"]),
-                data["training"],
+            return _whole(
+                EncoderCard(
+                    AerialSpec(**_known(AerialSpec, aerial)),
+                    LocationSpec(**_known(LocationSpec, data["location"])),
+                    tuple(data["quant_scale"]),
+                    data["training"],
+                )
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
@@ -146,6 +154,15 @@ class EncoderCard:
                 f"{type(error).__name__}: {error}",
                 "Restore card.json from its source.",
             ) from error
+
+
+def _whole(card: EncoderCard) -> EncoderCard:
+    if not card.aerial.levels:
+        raise ValueError("no scale of context")
+    steps = card.quant_scale
+    if len(steps) != card.dim or not all(0 < step < math.inf for step in steps):
+        raise ValueError(f"quant_scale is not {card.dim} positive steps")
+    return card
 
 
 def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

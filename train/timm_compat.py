@@ -10,6 +10,7 @@ here calls either operator, and one that is called still fails loudly, for it ha
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -36,7 +37,7 @@ def _torchvision_loads_operators() -> bool:
         return True
     try:
         for folder in spec.submodule_search_locations:
-            for library in sorted(__import__("pathlib").Path(folder).glob("_C*.so")):
+            for library in sorted(Path(folder).glob("_C*.so")):
                 torch.ops.load_library(str(library))
     except OSError:
         return False

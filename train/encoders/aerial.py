@@ -39,10 +39,8 @@ class Pixels(NamedTuple):
 
 def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -> Tensor:
     """Sums over squares of side 2 radius + 1: (n, c, h', w') around all interior pixels, or (n, c, k)."""
-    near, far = (
-        largest - radius,
-        largest + radius + 1,
-    )  # first and one past the last pixel, for interior pixel 0
+    # First and one past the last pixel of the square around interior pixel 0.
+    near, far = largest - radius, largest + radius + 1
     if pixels is not None:
         top, left, low, right = pixels.rows + near, pixels.cols + near, pixels.rows + far, pixels.cols + far
         corner = integral[..., low, right] - integral[..., top, right]
@@ -98,11 +96,12 @@ class ContextNet(nn.Module):
             pixels: Which pixels of the interior; all of them when None.
 
         Returns:
-            (n, dim, h - 2 margin, w - 2 margin) float32, or (n, dim, k) for k pixels; statistics of a window
-            without a valid pixel are 0.
+            (n, dim, h - 2 margin, w - 2 margin) float32, or (n, dim, k) for k pixels: for each window the
+            means of bands and features, then, if it is larger than a pixel, sqrt(variance + 1e-4). A window
+            without a valid pixel has means of 0 and deviations of 0.01.
         """
         weight = valid[:, None].to(torch.float32)  # (n, 1, h, w)
-        bands = (image - self.mean) / self.std * weight
+        bands = torch.where(valid[:, None], (image - self.mean) / self.std, 0.0)  # NaN * 0 would stay NaN
         (features,) = self.backbone(bands)  # (n, channels, h, w)
         halo = self.level.halo  # features nearer to the edge than this have seen padding
         inner = slice(halo, -halo if halo else None)
@@ -112,9 +111,8 @@ class ContextNet(nn.Module):
 
     def _statistics(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> list[Tensor]:
         largest = self.level.windows[-1]
-        alone = (
-            pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1
-        )  # one chip a place, as in training
+        # One chip a place, as in training: four sums are cheaper than tables of all sums.
+        alone = pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1
         tables = [t if alone else _integral(t) for t in (weight, x, x * x)]
         parts = []
         for radius in self.level.windows:

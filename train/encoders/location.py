@@ -11,7 +11,7 @@ on the unit sphere, so it has no seam.
 | wrap | geo_prior FCNet, input layer | periodic | depends on lon, as published |
 | grid | Space2Vec (Mai et al. 2020), CSP section 3 | not periodic | depends on lon |
 | xyz | unit vector | periodic | independent of lon |
-| sphere_c | Sphere2Vec-sphereC (Mai et al. 2023) | periodic at scale 1 only | see class |
+| sphere_c | Sphere2Vec-sphereC (Mai et al. 2023) | periodic at our scales, see class | depends on lon |
 | sphere_rff | random Fourier features (Rahimi and Recht 2007) of xyz | periodic | independent of lon |
 """
 
@@ -97,9 +97,10 @@ class XYZ(nn.Module):
 
 
 class SphereC(nn.Module):
-    """Sphere2Vec-sphereC: sin phi_s, cos phi_s cos lam_s, cos phi_s sin lam_s; degrees divided by the scale first.
+    """Sphere2Vec-sphereC: sin phi_s, cos phi_s cos lam_s, cos phi_s sin lam_s; degrees / scale first.
 
-    Only scales 1/k with integer k are periodic at the antimeridian, so the scales are 1, 1/2, ... 1/count.
+    Only scales 1/k with integer k are periodic at the antimeridian, so the scales are 1, 1/2, ... 1/count. At
+    the poles those of odd k are independent of the longitude and those of even k are not, as published.
     """
 
     scales: Tensor
@@ -118,7 +119,7 @@ class SphereC(nn.Module):
 
 
 class SphereRFF(nn.Module):
-    """xyz and random Fourier features of it, at several standard deviations [radians per unit of the sphere]."""
+    """xyz and random Fourier features of it at several standard deviations [radians per unit]."""
 
     frequencies: Tensor
 
@@ -221,9 +222,7 @@ class LocationEncoder(nn.Module):
     def features(self, lonlat: Tensor) -> Tensor:
         """(n, 2) float64 degrees -> (n, hidden) float32, before projection."""
         check_lonlat(lonlat)
-        encoded = self.encoding(lonlat.to(torch.float64)).to(
-            torch.float32
-        )  # float64: 1e-7 deg matters at high frequency
+        encoded = self.encoding(lonlat.double()).float()  # double: 1e-7 deg matters at high frequency
         hidden: Tensor = self.blocks(torch.relu(self.enter(encoded)))
         return hidden
 

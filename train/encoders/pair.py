@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from train.encoders.aerial import AerialEncoder, ContextNet, Pixels, stage_halo
 from train.encoders.location import LocationEncoder, Position
@@ -115,9 +115,11 @@ class Encoders:
             found = (
                 f"an array of shape {image.shape} for {spec.bands} bands and chips of {spec.pixels} pixels"
             )
-            raise SpecError(
-                "cannot encode the imagery", found, "Give (bands, h, w), at least one chip large."
-            )
+            change = "Give (bands, h, w), at least one chip large."
+            raise SpecError("cannot encode the imagery", found, change)
+        if valid.shape != image.shape[1:]:
+            found = f"a mask of shape {valid.shape} for an image of {image.shape}"
+            raise SpecError("cannot encode the imagery", found, "Give one bool for each pixel.")
         net = self.aerial.contexts[level]
         assert isinstance(net, ContextNet)
         with torch.inference_mode():
@@ -164,6 +166,7 @@ def save_encoders(encoders: Encoders, path: Path) -> None:
         path: Folder, made when absent.
     """
     path.mkdir(parents=True, exist_ok=True)
+    (path / CARD).unlink(missing_ok=True)  # of an older checkpoint: it must not stand beside new weights
     tensors = {
         f"{name}.{key}": value.contiguous()
         for name, module in encoders._modules().items()
@@ -187,25 +190,42 @@ def load_encoders(path: str | Path) -> Encoders:
     folder = Path(path)
     for name in (CARD, WEIGHTS):
         if not (folder / name).is_file():
-            raise CheckpointError(
-                "cannot load the encoders",
-                f"no {name} in {folder}",
-                "Give the folder that pre-training wrote.",
-            )
-    card = EncoderCard.from_json((folder / CARD).read_text(encoding="utf-8"))
-    aerial, location = build(card)
+            found, change = f"no {name} in {folder}", "Give the folder that pre-training wrote."
+            raise CheckpointError("cannot load the encoders", found, change)
+    card = EncoderCard.from_json((folder / CARD).read_bytes().decode("utf-8", errors="replace"))
     try:
-        tensors = load_file(folder / WEIGHTS)
-        for name, module in (("aerial", aerial), ("location", location)):
-            own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-            module.load_state_dict(own)
+        aerial, location = build(card)
+    except (SpecError, TypeError, ValueError, RuntimeError) as error:
+        found = f"{folder / CARD} describes no encoders: {error}"
+        raise CheckpointError("cannot load the encoders", found, "Restore the file.") from error
+    try:
+        _fill({"aerial": aerial, "location": location}, load_file(folder / WEIGHTS))
+        _require_normalisation(aerial)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(
-            "cannot load the encoders",
-            f"{folder / WEIGHTS} is damaged or of another shape",
-            "Restore the file.",
-        ) from error
+        found = f"{folder / WEIGHTS} is damaged or of another shape"
+        raise CheckpointError("cannot load the encoders", found, "Restore the file.") from error
     return Encoders(card, aerial, location)
+
+
+def _fill(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
+    """Loads weights named "module.key"; ValueError or RuntimeError unless every name and shape fits."""
+    strange = sorted(name for name in tensors if name.split(".")[0] not in modules)
+    if strange:
+        raise ValueError(f"unknown weights {strange}")
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+
+
+def _require_normalisation(aerial: AerialEncoder) -> None:
+    """ValueError when the weights were trained with another mean or deviation than the card says."""
+    for net in aerial.contexts:
+        assert isinstance(net, ContextNet)
+        for name, said in (("mean", net.level.mean), ("std", net.level.std)):
+            if net.get_buffer(name).flatten().tolist() != torch.tensor(said).tolist():
+                raise ValueError(f"{name} of the bands differs between card and weights")
 
 
 def build(card: EncoderCard) -> tuple[AerialEncoder, LocationEncoder]:

@@ -4,15 +4,12 @@ What we changed and why:
 - the in-batch contrast B is symmetric (location -> image and image -> location), the variant CSP's code calls
   `contsoftmaxsym`, because both towers are used on the map;
 - the temperature is learnt: scale = exp(s), s starts at ln(1 / 0.07) and is clamped at ln 100, since fixed
-temperatures of 1
-  or 20 leave cosine logits almost without gradient;
+  temperatures of 1 or 20 leave cosine logits almost without gradient;
 - the image tower is trained too (the paper freezes one pre-trained on labels, which we do not have);
 - a third view, the twelve monthly composites at the place, joins as a pair with each of the others. It is
-seen in training
-  only and makes location and aerial chip carry the seasons (snow, green-up) of a place;
-- the random-location negatives L are unnecessary with large symmetric batches and the SimCSE term D costs
-accuracy
-  (methods, section 7.3), so neither is used here.
+  seen in training only and makes location and aerial chip carry the seasons (snow, green-up) of a place;
+- the random-location negatives L brought nothing beside large symmetric batches, and the SimCSE term D cost
+  accuracy, in our trials on made-up landscapes; neither is used here.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ class LogScale(nn.Module):
 
 
 def info_nce(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of aligned pairs; the rest of the batch are the negatives (CSP equation 2, both ways).
+    """Symmetric InfoNCE of aligned pairs; the rest of the batch is negative (CSP equation 2, both ways).
 
     Args:
         first: (n, d) unit vectors.
