@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train.errors import DivergedError
+from train.schedule import one_cycle
 
 Array = NDArray[np.float32]
 Member = tuple[Array, Array, Array, Array]
@@ -168,9 +169,7 @@ def _train(ensemble: _Ensemble, inputs: Tensor, targets: Targets, config: FitCon
         {"params": biases, "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=steps, pct_start=0.1
-    )
+    schedule = one_cycle(optimiser, config.learning_rate, steps)
     mean_trials = float(targets.trials.mean())
     for rows in _batches(sites, config.batch, steps):
         positive, negative = (torch.from_numpy(part) for part in targets.dense(rows))
