@@ -44,8 +44,8 @@ def model_card(encoders: Path, heads: Sequence[SpeciesHeads]) -> str:
         LIMITS,
         "## Licence",
         "The code is MIT. Encoders and fields are learnt from NASA imagery (open data). Heads learnt from "
-        "records under CC BY-NC or CC BY-NC-SA (california-plants, world-birds) are under the same terms: not "
-        "for commercial use.",
+        "records under CC BY-NC or CC BY-NC-SA (california-plants, world-birds) are under the same terms: "
+        "not for commercial use.",
     ]
     return "\n\n".join(parts) + "\n"
 
