@@ -64,21 +64,25 @@ def encode_unit(
     Raises:
         ImageryError: The imagery cannot be read.
     """
-    return encode_cells(encoders, source, grid, window, grid.land_mask(window))
+    land = grid.land_mask(window)
+    embedding = np.zeros((*land.shape, encoders.dim), np.float32)
+    valid = np.zeros(land.shape, np.bool_)
+    embedding[land], valid[land] = encode_cells(encoders, source, grid, window, land)
+    return embedding, valid
 
 
 def encode_cells(
-    encoders: Encoders, source: ImagerySource, grid: Grid, window: Window, land: NDArray[np.bool_]
+    encoders: Encoders, source: ImagerySource, grid: Grid, window: Window, cells: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """`encode_unit` for some cells only: those where `land` (h, w) bool is True."""
-    embedding = np.zeros((*land.shape, encoders.dim), np.float32)
-    valid = np.zeros(land.shape, np.bool_)
-    if land.any():
-        lonlat = grid.cell_lonlat(window)[land]
-        crs = lattice_crs(grid)
-        xy = _centres(grid, window)[land] if crs == grid.crs else _project(lonlat, crs)
-        embedding[land], valid[land] = _encode(encoders, source, crs, xy, lonlat)
-    return embedding, valid
+    """`encode_unit` for chosen cells: those n of a window where `cells` (h, w) bool is True, row by row.
+
+    Returns:
+        embedding (n, D) float32 and valid (n,) bool.
+    """
+    lonlat = grid.cell_lonlat(window)[cells]
+    crs = lattice_crs(grid)
+    xy = _centres(grid, window)[cells] if crs == grid.crs else _project(lonlat, crs)
+    return _encode(encoders, source, crs, xy, lonlat)
 
 
 def encode_points(
@@ -131,6 +135,8 @@ def _encode(
     """Embeddings (n, D) and valid (n,) of places, given as (n, 2) x, y in the lattice's CRS and as lonlat."""
     embedding = np.zeros((len(xy), encoders.dim), np.float32)
     valid = np.zeros(len(xy), np.bool_)
+    if len(xy) == 0:
+        return embedding, valid
     with one_thread():
         covered, finest = _contexts(encoders, source, crs, 0, xy)
         if len(covered):

@@ -208,7 +208,9 @@ def quantise(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray
         values: (..., D) float32.
         scale: (D,) float32, positive; fixed by the encoders, so that it never depends on the data.
     """
-    steps: NDArray[np.float32] = np.clip(np.rint(values / scale), -QUANTUM, QUANTUM)
+    steps: NDArray[np.float32] = values / scale
+    np.rint(steps, out=steps)
+    np.clip(steps, -QUANTUM, QUANTUM, out=steps)
     return steps.astype(np.int8)
 
 

@@ -145,8 +145,10 @@ def bilinear(maps: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.f
     pixels = np.ascontiguousarray(maps.reshape(features, height * width).T)  # (H * W, F): a place is one row
     low = np.floor(at).astype(np.intp)
     part = (at - low).astype(np.float32)
+    mixed: NDArray[np.float32]
     if not part.any():
-        return pixels[low[:, 0] * width + low[:, 1]]
+        mixed = pixels[low[:, 0] * width + low[:, 1]]
+        return mixed
     high = np.minimum(low + 1, (height - 1, width - 1))
     rows, cols = (np.stack([low[:, axis], high[:, axis]], axis=1) for axis in (0, 1))  # (n, 2)
     row_share, col_share = (np.stack([1 - part[:, axis], part[:, axis]], axis=1) for axis in (0, 1))
@@ -154,9 +156,7 @@ def bilinear(maps: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.f
     shares = row_share[:, :, None] * col_share[:, None, :]
     starts = np.arange(0, 4 * len(at) + 1, 4)
     interpolate = csr_array((shares.ravel(), corners.ravel(), starts), shape=(len(at), height * width))
-    mixed: NDArray[np.float32] = (
-        interpolate @ pixels
-    )  # one pass over the contexts, where gathers would make four
+    mixed = interpolate @ pixels  # one pass over the contexts, where gathers would make four
     return mixed
 
 

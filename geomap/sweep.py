@@ -24,6 +24,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from geomap.encode import encode_cells
 from geomap.errors import FieldError
 from geomap.field import EmbeddingField, open_field, quantise
@@ -136,8 +138,9 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
     for unit in units:
         window = unit_window(job.grid, unit)
         land = job.grid.land_mask(window)
-        embedding, valid = encode_cells(encoders, source, job.grid, window, land)
-        steps = quantise(embedding, encoders.quant_scale)
+        embedding, found = encode_cells(encoders, source, job.grid, window, land)
+        steps, valid = np.zeros((*land.shape, encoders.dim), np.int8), np.zeros(land.shape, np.bool_)
+        steps[land], valid[land] = quantise(embedding, encoders.quant_scale), found
         files = chunk_files(*unit, steps, valid, job.grid.unit) if valid.any() else {}
         write_unit(Path(job.out), unit, files, int(land.sum()), int(valid.sum()))
         cells, land_cells = cells + land.size, land_cells + int(land.sum())
