@@ -2,13 +2,13 @@
 
     python benchmarks/scores.py [--shared ../shared/data] [--seeds 4] [--quick]
 
-Breeding Bird Survey 2001-2015, 5 folds of 5-degree blocks; every visit of a left-out route is one trial; means over
-the species that an average year meets on at least 20 routes. The rows:
+Breeding Bird Survey 2001-2015, 5 folds of 5-degree blocks; each visit of a left-out route is a trial; means
+over the species that an average year meets on at least 20 routes. The rows:
 
-    coordinates      extremely randomised trees on the coordinates, the null model of every score of ours
+    coordinates      extremely randomised trees on the coordinates: the null model of all our scores
     location_mlp     our ensemble of perceptrons on xyz and random Fourier features of the location
-    windows_mlp      the same with means and deviations of the bands in image windows of 5 to 310 km
-    encoders         the same on the embeddings of the shipped field, which is how the shipped heads are fitted
+    windows_mlp      the same with means and deviations of bands in image windows of 5 to 310 km
+    encoders         the same on the embeddings of the shipped field, as the shipped heads are fitted
 
 Prints one JSON line.
 """
@@ -48,7 +48,7 @@ SCORES = ("auc", "ap", "brier", "boyce")
 
 
 def location_features(lonlat: NDArray[np.float64]) -> Floats:
-    """xyz and 64 random Fourier features of it, (n, 67)."""
+    """Unit vector and 64 random Fourier features of it, (n, 67)."""
     import torch
 
     lam, phi = np.deg2rad(lonlat.T)
