@@ -19,6 +19,7 @@ from geomap.fieldstore import PROGRESS
 from geomap.testing import write_raster
 from train.encoders.pair import random_encoders, save_encoders
 
+ENCODERS = random_encoders(seed=3)
 BBOX = ["--bbox", "-118.6", "34.0", "-117.9", "34.5"]  # Los Angeles
 
 
@@ -29,7 +30,7 @@ def paint(lonlat):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    save_encoders(random_encoders(seed=3), folder / "encoders")
+    save_encoders(ENCODERS, folder / "encoders")
     write_raster(folder / "imagery.tif", "EPSG:4326", (-119, 33.5, -117.5, 35), (150, 150), 3, paint)
     return folder
 
@@ -56,7 +57,7 @@ def test_makes_a_field_and_says_so(command, tmp_path, capsys):
     assert field.credit == "a painter"
     assert field.valid_cells == field.land_cells == field.grid.land_mask().sum()
     told = capsys.readouterr()
-    assert f"{field.valid_cells:,} of {field.land_cells:,} land cells, 16 features" in told.out
+    assert f"{field.valid_cells:,} of {field.land_cells:,} land cells, {ENCODERS.dim} features" in told.out
     assert "100%" in told.err
 
 
@@ -79,7 +80,7 @@ def test_across_the_antimeridian(command, made, tmp_path):
 def test_bundled_encoders_are_the_default(command, tmp_path, monkeypatch, made):
     monkeypatch.setenv("GEOMAP_BUNDLE", str(made))
     assert main([*command[:2], *command[4:]]) == 0
-    assert open_field(tmp_path / "f.zarr").dim == 16
+    assert open_field(tmp_path / "f.zarr").dim == ENCODERS.dim
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_imagery_that_does_not_fit(command, made, tmp_path, capsys):
 
 
 def test_damaged_encoders(command, made, tmp_path, capsys):
-    save_encoders(random_encoders(seed=3), made / "cut")
+    save_encoders(ENCODERS, made / "cut")
     weights = made / "cut" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     refused([*command, "--encoders", "cut"], capsys)

@@ -44,6 +44,7 @@ def grid_of(shape=(60, 70), resolution=1000, unit=UNIT, left=100_000, top=-390_0
 
 
 GRID = grid_of()
+ENCODERS = random_encoders(seed=3)
 BOUNDS = (118_000, -480_000, 200_000, -370_000)  # of the imagery: the western edge of the grid has none
 ELSEWHERE = (-900_000, 900_000, -800_000, 1_000_000)
 
@@ -58,7 +59,7 @@ def paint(lonlat):
 def made(tmp_path_factory) -> Path:
     """A folder with encoders, imagery of all but the western edge, and the field they give undisturbed."""
     folder = tmp_path_factory.mktemp("made")
-    save_encoders(random_encoders(seed=3), folder / "encoders")
+    save_encoders(ENCODERS, folder / "encoders")
     save_encoders(random_encoders(seed=4), folder / "others")
     write_raster(folder / "imagery.tif", "EPSG:3310", BOUNDS, (220, 164), 3, paint, nodata=0)
     write_raster(folder / "two_bands.tif", "EPSG:3310", BOUNDS, (22, 17), 2, np.ones((2, 22, 17)))
@@ -351,7 +352,7 @@ class Usage:
 
 
 def test_too_large_for_the_disk(made, tmp_path, monkeypatch):
-    need = GRID.land_mask().sum() * 17
+    need = GRID.land_mask().sum() * (ENCODERS.dim + 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(need * 0.5))
     with pytest.raises(OutputError, match="GB free"):
         run(made, tmp_path / "out.zarr")
