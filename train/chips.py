@@ -33,7 +33,10 @@ def read_chips(path: Path) -> dict[str, NDArray[Any]]:
         SpecError: when the file is missing, damaged or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SpecError(

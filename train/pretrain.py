@@ -183,7 +183,7 @@ def _optimiser(
     def step(loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
             change = "Lower the learning rate, and look for values in the chip set that are not finite."
-            raise DivergedError("cannot go on training", f"a loss of {float(loss)}", change)
+            raise DivergedError("cannot go on training", f"a loss of {loss.item()}", change)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -12,13 +12,13 @@ def one_cycle(
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     """One cycle (Smith and Topin 2019): up to `peak` over a tenth of the steps, then down to nothing.
 
-    The warm-up is at least one step, for torch divides by its length less one.
+    Both ways take at least one step, for torch divides by their lengths.
 
     Args:
         optimiser: Whose learning rate is set; call `step()` on the result after each of its steps.
         peak: Highest learning rate.
         steps: Steps of the run.
     """
-    steps = max(steps, 2)
+    steps = max(steps, 3)
     share = max(WARM_UP, 2 / steps)
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=share)
