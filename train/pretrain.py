@@ -33,6 +33,7 @@ from train.errors import DivergedError, SpecError, ThreePartError
 from train.objectives.csp import pair_losses
 from train.schedule import one_cycle
 from train.spec import EncoderCard
+from train.threads import one_thread
 from train.towers import Towers
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ def pretrain(arrays: Arrays, card: EncoderCard, config: PretrainConfig, out: Pat
         torch.manual_seed(config.seed)
         towers = Towers(card, arrays["season"].shape[1])
         losses = list(_train(towers, arrays, card, config))
-        losses.extend(_refine(towers, arrays, config))
+        chips = _frozen_chips(towers.aerial, arrays)
+    with one_thread():  # small layers: a second thread waits more than it works
+        losses.extend(_refine(towers, arrays, chips, config))
     out.mkdir(parents=True, exist_ok=True)
     _write_losses(losses, out / "losses.csv")
     encoders = _freeze(towers.aerial, towers.location, card, arrays, config, losses[-1])
@@ -121,13 +124,14 @@ def _train(
         yield _logged("joint", epoch, total)
 
 
-def _refine(towers: Towers, arrays: Arrays, config: PretrainConfig) -> Iterator[dict[str, Any]]:
+def _refine(
+    towers: Towers, arrays: Arrays, chips: Tensor, config: PretrainConfig
+) -> Iterator[dict[str, Any]]:
     """The location tower alone, against frozen chips where there are chips and the seasons of all places."""
     empty = {"extra_lonlat": arrays["lonlat"][:0], "extra_season": arrays["season"][:0]}
     extra = {**empty, **{k: arrays[k] for k in empty if k in arrays}}
     lonlat = torch.from_numpy(np.concatenate([arrays["lonlat"], extra["extra_lonlat"]]))
     season = torch.from_numpy(np.concatenate([arrays["season"], extra["extra_season"]]))
-    chips = _frozen_chips(towers.aerial, arrays)
     towers.aerial.requires_grad_(False)
     optimise = _optimiser(towers, len(lonlat), config.location_epochs, config.location_batch, config)
     generator = torch.Generator().manual_seed(config.seed + 1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from train.errors import DivergedError
 from train.schedule import one_cycle
+from train.threads import one_thread
 
 Array = NDArray[np.float32]
 Member = tuple[Array, Array, Array, Array]
@@ -119,7 +120,7 @@ def fit_group(features: Array, targets: Targets, config: FitConfig) -> GroupFit:
     """
     mean, std = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
     inputs = torch.from_numpy((features - mean) / std)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():  # small layers, and the same bytes on any machine
         torch.manual_seed(config.seed)
         ensemble = _Ensemble(inputs.shape[1], targets, config)
         _train(ensemble, inputs, targets, config)
