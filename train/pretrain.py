@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class PretrainConfig:
     """The whole configuration of a run."""
 
-    epochs: int = 2  # passes over the places, all towers together
+    epochs: int = 3  # passes over the places, all towers together
     batch: int = 512  # places of a step; also the number of candidates in the contrast
     location_epochs: int = 15  # passes over all places, location tower alone
     location_batch: int = 1024  # places of such a step
