@@ -151,24 +151,10 @@ def _plan(
     encoders_path: str | Path, imagery_uri: str | Path, grid: Grid, out: Path, credit: str
 ) -> tuple[Job, dict[str, Any]]:
     """Check everything that can be checked before a byte is written; the job and the field's attributes."""
-    encoders = load_encoders(encoders_path)
-    source = open_imagery(imagery_uri)
+    encoders, source = load_encoders(encoders_path), open_imagery(imagery_uri)
     require_bands(source, encoders.bands)
     require_space(grid, encoders.dim, out)
     require_cover(source, grid)
-    crs = lattice_crs(grid)
-    attributes = {
-        "format": FORMAT,
-        "geomap_version": version("geomap"),
-        "grid": grid.to_dict(),
-        "crs": grid.crs.to_wkt(),
-        "transform": list(grid.transform)[:6],
-        "lattice": crs.to_wkt(),
-        "encoder_hash": encoders.hash,
-        "imagery_id": source.id,
-        "scale": encoders.quant_scale.astype(float).tolist(),
-        "credit": credit,
-    }
     job = Job(
         encoders=str(Path(encoders_path).resolve()),
         encoder_hash=encoders.hash,
@@ -177,7 +163,25 @@ def _plan(
         grid=grid,
         out=str(out.resolve()),
     )
-    return job, attributes
+    _LOADED[job.encoders, job.encoder_hash] = encoders  # for the units done in this process
+    _LOADED[job.imagery, job.imagery_id] = source
+    return job, _attributes(job, encoders, credit)
+
+
+def _attributes(job: Job, encoders: Encoders, credit: str) -> dict[str, Any]:
+    """What the field says about itself."""
+    return {
+        "format": FORMAT,
+        "geomap_version": version("geomap"),
+        "grid": job.grid.to_dict(),
+        "crs": job.grid.crs.to_wkt(),
+        "transform": list(job.grid.transform)[:6],
+        "lattice": lattice_crs(job.grid).to_wkt(),
+        "encoder_hash": job.encoder_hash,
+        "imagery_id": job.imagery_id,
+        "scale": encoders.quant_scale.astype(float).tolist(),
+        "credit": credit,
+    }
 
 
 def _metadata(grid: Grid, attributes: dict[str, Any]) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from geomap.errors import FieldError, ImageryError, OutputError
-from geomap.fieldstore import FORMAT, MANIFEST, METADATA, PROGRESS, entry, write_atomic
+from geomap.fieldstore import FORMAT, MANIFEST, METADATA, PROGRESS, entry, manifest_bytes, write_atomic
 from geomap.grid import Grid, Window
 
 Unit = tuple[int, int]  # row and column of a processing unit, which is also a chunk
@@ -165,7 +165,7 @@ def finish(out: Path, units: int) -> None:
     land = sum(marker["land"] for marker in done.values())
     manifest = {"format": FORMAT, "land_cells": land, "valid_cells": valid, "files": files}
     with told(out):
-        write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+        write_atomic(out / MANIFEST, manifest_bytes(manifest))
         shutil.rmtree(out / PROGRESS)
 
 
