@@ -130,6 +130,7 @@ def make_encoders(shared: Path, out: Path, work: Path, seed: int) -> Path:
         log.info("pre-training on %d places", len(arrays["lonlat"]))
         pretrain(arrays, card_for(arrays, credit=NASA), PretrainConfig(seed=seed), run_folder)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "card.json").unlink(missing_ok=True)  # of older encoders: it must not stand beside new weights
     for name in ("weights.safetensors", "losses.csv", "card.json"):
         shutil.copyfile(run_folder / name, out / name)
     return out

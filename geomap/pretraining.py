@@ -7,7 +7,6 @@ the encoders see in training what they will see on the map.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyproj
-import rasterio
 from numpy.typing import NDArray
 from odc.geo import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from PIL import Image
 
 from geomap.errors import GridError, ImageryError
 from geomap.imagery import ImagerySource
@@ -135,13 +133,11 @@ def season_features(months: Sequence[Path], lonlat: Lonlat) -> NDArray[np.float3
 def _picture(path: Path) -> NDArray[np.float64]:
     """(bands, h, w) pixels of a picture that carries no georeference."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as picture:
-                pixels: NDArray[np.float64] = picture.read().astype(np.float64)
-    except RasterioError as error:
+        with Image.open(path) as picture:  # GDAL would read a truncated picture without complaint
+            pixels = np.asarray(picture, np.float64)
+    except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of some damaged files
         raise ImageryError("cannot read a month's picture", f"{path}: {error}", "restore the file") from error
-    return pixels
+    return np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), -1, 0)
 
 
 def _window_mean(pixels: NDArray[np.float64], radius: int, lonlat: Lonlat) -> NDArray[np.float64]:

@@ -228,6 +228,9 @@ def fit_heads_on(z: Array, targets: Targets, l2: float) -> tuple[Array, Array]:
             logits = inputs[start : start + 4096] @ weight + bias
             part = met * nn.functional.softplus(-logits) + missed * nn.functional.softplus(logits)
             loss = loss + (part / total).sum()
+        if bool(torch.isnan(loss)):  # the line search would only say that it overflows
+            change = "Look for features or weights that are not finite."
+            raise DivergedError("cannot fit the species heads", f"a loss of {loss.item()}", change)
         loss.backward()
         return loss.detach()
 
