@@ -10,6 +10,7 @@ numbers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -90,7 +91,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set({"distributed.comm.timeouts.connect": ANSWER_S}):
+    with dask.config.set({"distributed.comm.timeouts.connect": ANSWER_S}), _quiet("distributed.client"):
         if scheduler is not None:
             with _connect(scheduler) as client:
                 yield client
@@ -139,6 +140,18 @@ async def _probe(scheduler: str) -> None:
 
 def _gone(found: str, change: str) -> SchedulerError:
     return SchedulerError("cannot run the tasks on Dask", found, change)
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a logger silent inside the block; what it would print is raised as a SchedulerError."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Running tasks in this process, on a local Dask cluster and on a scheduler that is already there."""
 
+import json
 import os
 import socket
 import subprocess
@@ -126,6 +127,34 @@ def test_dead_scheduler(address, monkeypatch):
             list(run_tasks(abs, [1], scheduler=silent if address == "silent" else address))
     assert time.monotonic() - started < 5
     assert "dask scheduler" in caught.value.change
+
+
+def start(part: str, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"distributed.cli.dask_{part}", *arguments, "--no-dashboard"]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def test_scheduler_that_dies_meanwhile(tmp_path, capfd):
+    """Told at once, in words."""
+    where = tmp_path / "scheduler.json"
+    scheduler = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(where))
+    worker = start("worker", "--scheduler-file", str(where), "--nthreads", "1", "--no-nanny")
+    try:
+        while not where.exists() or not where.read_text():
+            time.sleep(0.05)
+        address = json.loads(where.read_text())["address"]
+        results = run_tasks(_pid_slowly, range(100), scheduler=address)
+        next(results)
+        scheduler.kill()
+        started = time.monotonic()
+        with pytest.raises(SchedulerError, match="went away"):
+            list(results)
+        assert time.monotonic() - started < 10
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_scheduler_without_workers(monkeypatch):
