@@ -7,6 +7,7 @@ the encoders see in training what they will see on the map.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,29 +131,26 @@ def season_features(months: Sequence[Path], lonlat: Lonlat) -> NDArray[np.float3
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _picture(path: Path) -> NDArray[np.float64]:
+def _picture(path: Path) -> NDArray[Any]:
     """(bands, h, w) pixels of a picture that carries no georeference."""
     try:
         with Image.open(path) as picture:  # GDAL would read a truncated picture without complaint
-            pixels = np.asarray(picture, np.float64)
+            pixels = np.asarray(picture)
     except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of some damaged files
         raise ImageryError("cannot read a month's picture", f"{path}: {error}", "restore the file") from error
     return np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), -1, 0)
 
 
-def _window_mean(pixels: NDArray[np.float64], radius: int, lonlat: Lonlat) -> NDArray[np.float64]:
+def _window_mean(pixels: NDArray[Any], radius: int, lonlat: Lonlat) -> NDArray[np.float64]:
     """(n, bands) mean of windows that wrap around the antimeridian and stop at the poles."""
-    _, height, width = pixels.shape
-    padded = np.pad(pixels, ((0, 0), (radius, radius), (0, 0)), mode="edge")
-    padded = np.pad(padded, ((0, 0), (0, 0), (radius, radius)), mode="wrap")
-    integral = np.pad(padded.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+    bands, height, width = pixels.shape
     col = np.clip(((lonlat[:, 0] + 180.0) % 360.0) * width / 360.0, 0, width - 1).astype(int)
     row = np.clip((90.0 - lonlat[:, 1]) * height / 180.0, 0, height - 1).astype(int)
-    side = 2 * radius + 1
-    low, right = row + side, col + side
-    total = integral[:, low, right] - integral[:, row, right] - integral[:, low, col] + integral[:, row, col]
-    mean: NDArray[np.float64] = (total / side**2).T
-    return mean
+    offsets = range(-radius, radius + 1)
+    total = np.zeros((bands, len(lonlat)))
+    for down, right in itertools.product(offsets, offsets):
+        total += pixels[:, np.clip(row + down, 0, height - 1), (col + right) % width]
+    return total.T / len(offsets) ** 2
 
 
 def cut_area(
