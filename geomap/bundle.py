@@ -55,6 +55,7 @@ def bundle(
 ) -> None:
     """Make the shipped encoders, fields and heads again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     make_bundle(shared, out or bundle_path(), work, workers, seed)
 
 
@@ -178,6 +179,7 @@ def make_heads(group: HeadsRecipe, shared: Path, out: Path, work: Path, seed: in
         records=None if group.surveys else table,
         surveys=table if group.surveys else None,
         field=out / "fields" / f"{group.grid}.zarr.zip",
+        min_records=group.min_records,
         seed=seed,
         credit=group.credit,
         licence=group.licence,

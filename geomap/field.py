@@ -31,6 +31,7 @@ from geomap.fieldstore import (
     chunk_keys,
     damaged,
     open_store,
+    own_codecs,
     read_checked,
     read_manifest,
 )
@@ -219,7 +220,8 @@ def _assemble(path: Path, manifest: dict[str, Any], attrs: dict[str, Any]) -> Em
     grid = Grid.from_dict(attrs["grid"])
     scale = np.asarray(attrs["scale"], np.float32)
     open_array = partial(zarr.open_array, open_store(path), mode="r")
-    embedding, valid = open_array(path="embedding"), open_array(path="valid")
+    with own_codecs():
+        embedding, valid = open_array(path="embedding"), open_array(path="valid")
     if embedding.shape != (*grid.shape, scale.size) or valid.shape != tuple(grid.shape):
         raise ValueError(
             f"arrays of shape {embedding.shape} and {valid.shape} on a grid of {grid.shape} cells"
