@@ -13,7 +13,6 @@ a unit of a grid gives the same bytes whichever process encodes it.
 from __future__ import annotations
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
 from odc.geo import CRS
 
@@ -29,8 +28,11 @@ from geomap.lattice import (
     coverage,
     keeps_size,
     lattice_crs,
+    mix,
+    mixture,
     windows,
 )
+from geomap.projection import WGS84, project
 from train.encoders.pair import Encoders
 from train.threads import one_thread
 
@@ -40,6 +42,7 @@ POINT_ROWS = 65536  # points encoded at once: bounds the memory of encode_points
 
 # Opening and warping a window costs about as much as reading 140 x 140 pixels of it.
 READ = Limits(side=1024, overhead=20_000)
+SPARSE = 0.3  # share of a window's pixels up to which their contexts are cheaper one by one than all together
 # With 256 pixels the peak memory of the dense pass stays in the tens of MB.
 ENCODE = Limits(side=256, overhead=200)
 
@@ -81,7 +84,7 @@ def encode_cells(
     """
     lonlat = grid.cell_lonlat(window)[cells]
     crs = lattice_crs(grid)
-    xy = _centres(grid, window)[cells] if crs == grid.crs else _project(lonlat, crs)
+    xy = _centres(grid, window)[cells] if crs == grid.crs else project(lonlat, WGS84, crs.to_wkt())
     return _encode(encoders, source, crs, xy, lonlat)
 
 
@@ -114,7 +117,7 @@ def encode_points(
     if len(rows) == 0:
         return embedding, valid
     lattice = WORLD_LATTICE if crs is None else _checked_lattice(CRS(crs), lonlat[rows])
-    xy = _project(lonlat[rows], lattice)
+    xy = project(lonlat[rows], WGS84, lattice.to_wkt())
     rows, xy = rows[np.isfinite(xy).all(axis=1)], xy[np.isfinite(xy).all(axis=1)]
     tile = np.floor(xy / (ENCODE.side * encoders.levels[0].metres_per_pixel))
     order = np.lexsort((tile[:, 0], tile[:, 1]))
@@ -173,10 +176,28 @@ def _contexts(
                 enough = bilinear(coverage(has_image[view], spec.margin), local)[:, 0] >= COVERED
                 inside, local = inside[enough], local[enough]
             if len(inside):
-                maps = encoders.context(level, image[(slice(None), *view)], has_image[view])
                 rows.append(inside)
-                pieces.append(bilinear(maps, local))
+                pieces.append(_at(encoders, level, image[(slice(None), *view)], has_image[view], local))
     return _in_order(rows, pieces)
+
+
+def _at(
+    encoders: Encoders,
+    level: int,
+    image: NDArray[np.float32],
+    has_image: NDArray[np.bool_],
+    local: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Contexts (n, F) at places (n, 2) row, col of the interior of a window (bands, h, w)."""
+    margin = encoders.levels[level].margin
+    height, width = (side - 2 * margin for side in has_image.shape)
+    corners, shares = mixture(local, (height, width))
+    pixels, which = np.unique(corners, return_inverse=True)
+    if len(pixels) > SPARSE * height * width:
+        maps = encoders.context(level, image, has_image)
+        return mix(maps.reshape(len(maps), height * width), corners, shares)
+    some = encoders.context_at(level, image, has_image, *np.divmod(pixels, width))
+    return mix(some.T, which.reshape(corners.shape), shares)
 
 
 def _in_order(rows: list[Index], pieces: list[NDArray[np.float32]]) -> tuple[Index, NDArray[np.float32]]:
@@ -195,11 +216,6 @@ def _centres(grid: Grid, window: Window) -> NDArray[np.float64]:
     x = grid.transform.c + grid.resolution * (window.col + np.arange(window.width) + 0.5)
     y = grid.transform.f - grid.resolution * (window.row + np.arange(window.height) + 0.5)
     return np.stack(np.meshgrid(x, y), axis=-1)
-
-
-def _project(lonlat: NDArray[np.float64], crs: CRS) -> NDArray[np.float64]:
-    transformer = pyproj.Transformer.from_crs("EPSG:4326", crs.to_wkt(), always_xy=True)
-    return np.stack(transformer.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
 
 
 def _checked_lattice(crs: CRS, lonlat: NDArray[np.float64]) -> CRS:

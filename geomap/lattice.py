@@ -141,22 +141,44 @@ def coverage(has_image: NDArray[np.bool_], margin: int) -> NDArray[np.float32]:
 
 def bilinear(maps: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
     """Maps (F, H, W) at fractional row, col (n, 2) inside them: (n, F) float32; exact at whole numbers."""
-    features, height, width = maps.shape
-    pixels = np.ascontiguousarray(maps.reshape(features, height * width).T)  # (H * W, F): a place is one row
+    height, width = maps.shape[1:]
+    corners, shares = mixture(at, (height, width))
+    return mix(maps.reshape(len(maps), height * width), corners, shares)
+
+
+def mixture(at: NDArray[np.float64], shape: tuple[int, int]) -> tuple[Index, NDArray[np.float32] | None]:
+    """The pixels that places are interpolated from.
+
+    Args:
+        at: (n, 2) fractional row, col inside a map.
+        shape: (H, W) of the map.
+
+    Returns:
+        Numbers of pixels, row by row, and their shares: both (n, 4); or (n, 1) and None where every place is
+        a pixel's centre.
+    """
+    height, width = shape
     low = np.floor(at).astype(np.intp)
     part = (at - low).astype(np.float32)
-    mixed: NDArray[np.float32]
     if not part.any():
-        mixed = pixels[low[:, 0] * width + low[:, 1]]
-        return mixed
+        return low[:, :1] * width + low[:, 1:], None
     high = np.minimum(low + 1, (height - 1, width - 1))
     rows, cols = (np.stack([low[:, axis], high[:, axis]], axis=1) for axis in (0, 1))  # (n, 2)
     row_share, col_share = (np.stack([1 - part[:, axis], part[:, axis]], axis=1) for axis in (0, 1))
     corners = rows[:, :, None] * width + cols[:, None, :]  # (n, 2, 2)
     shares = row_share[:, :, None] * col_share[:, None, :]
-    starts = np.arange(0, 4 * len(at) + 1, 4)
-    interpolate = csr_array((shares.ravel(), corners.ravel(), starts), shape=(len(at), height * width))
-    mixed = interpolate @ pixels  # one pass over the contexts, where gathers would make four
+    return corners.reshape(-1, 4), shares.reshape(-1, 4)
+
+
+def mix(
+    planes: NDArray[np.float32], corners: Index, shares: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Planes (F, P) of pixels at places of a `mixture`: (n, F) float32."""
+    if shares is None:
+        return np.ascontiguousarray(planes[:, corners[:, 0]].T)  # half the time of turning all planes first
+    starts = np.arange(0, corners.size + 1, corners.shape[1])
+    interpolate = csr_array((shares.ravel(), corners.ravel(), starts), shape=(len(corners), planes.shape[1]))
+    mixed: NDArray[np.float32] = interpolate @ np.ascontiguousarray(planes.T)  # one pass over the contexts
     return mixed
 
 

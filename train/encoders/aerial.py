@@ -57,6 +57,17 @@ def _centre(x: Tensor, radius: int) -> Tensor:
     return x[..., window, window].sum(dim=(2, 3), keepdim=True)
 
 
+def _share(count: Tensor) -> Tensor:
+    """What one pixel weighs in a mean over `count` valid ones; 0 where there is none."""
+    return torch.where(count > 0.5, 1.0 / count.clamp(min=0.5), 0.0)
+
+
+def _deviation(squares: Tensor, mean: Tensor, share: Tensor) -> Tensor:
+    """sqrt(variance + 1e-4) from sums of squares."""
+    variance = squares * share - mean * mean
+    return torch.sqrt(variance.clamp(min=0.0) + 1e-4)
+
+
 def context_width(spec: AerialSpec, level: ChipSpec) -> int:
     """Statistics that one scale gives: a mean for each window, a deviation for each larger than a pixel."""
     return sum((spec.channels + level.bands) * (1 if radius == 0 else 2) for radius in level.windows)
@@ -107,24 +118,37 @@ class ContextNet(nn.Module):
         inner = slice(halo, -halo if halo else None)
         weight, bands = weight[..., inner, inner], bands[..., inner, inner]
         x = torch.cat([bands, features[..., inner, inner]], dim=1) * weight
-        return torch.cat(self._statistics(x, weight, pixels), dim=1)
-
-    def _statistics(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> list[Tensor]:
-        largest = self.level.windows[-1]
         # One chip a place, as in training: four sums are cheaper than tables of all sums.
-        alone = pixels is None and x.shape[-1] == x.shape[-2] == 2 * largest + 1
-        tables = [t if alone else _integral(t) for t in (weight, x, x * x)]
+        alone = pixels is None and x.shape[-1] == x.shape[-2] == 2 * self.level.windows[-1] + 1
+        return self._of_chips(x, weight) if alone else self._of_places(x, weight, pixels)
+
+    def _of_chips(self, x: Tensor, weight: Tensor) -> Tensor:
         parts = []
         for radius in self.level.windows:
-            sums = [_centre(t, radius) if alone else _boxes(t, radius, largest, pixels) for t in tables]
-            count, first, second = sums
-            share = torch.where(count > 0.5, 1.0 / count.clamp(min=0.5), torch.zeros_like(count))
-            mean = first * share
-            parts.append(mean)
+            share = _share(_centre(weight, radius))
+            parts.append(_centre(x, radius) * share)
             if radius:
-                variance = second * share - mean * mean
-                parts.append(torch.sqrt(variance.clamp(min=0.0) + 1e-4))
-        return parts
+                parts.append(_deviation(_centre(x * x, radius), parts[-1], share))
+        return torch.cat(parts, dim=1)
+
+    def _of_places(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> Tensor:
+        """Channel by channel, so that its sums stay in the cache: less than half the time of all at once."""
+        windows, channels = self.level.windows, x.shape[1]
+        sums = _integral(weight)
+        shares = [_share(_boxes(sums, radius, windows[-1], pixels)) for radius in windows]
+        statistics = x.new_empty((len(x), self.dim, *shares[0].shape[2:]))
+        for channel, part in enumerate(x.split(1, dim=1)):
+            first, second = _integral(part), _integral(part * part)
+            at = channel  # its place among the statistics: all means of a window, then all deviations
+            for radius, share in zip(windows, shares, strict=True):
+                mean = _boxes(first, radius, windows[-1], pixels) * share
+                statistics[:, at : at + 1] = mean
+                at += channels
+                if radius:
+                    spread = _deviation(_boxes(second, radius, windows[-1], pixels), mean, share)
+                    statistics[:, at : at + 1] = spread
+                    at += channels
+        return statistics
 
 
 def _stage(spec: AerialSpec, bands: int) -> nn.Module:
