@@ -102,10 +102,8 @@ def _cheapest(
     cost = box.height * box.width + limits.overhead
     inner_height, inner_width = box.height - 2 * margin, box.width - 2 * margin
     too_long = max(inner_height, inner_width) > limits.side
-    if not too_long and inner_height * inner_width <= 4 * len(
-        members
-    ):  # most of its pixels are needed: no cut can save much
-        return cost, [(box, members)]
+    if not too_long and (inner_height * inner_width <= 4 * len(members) or _filled(at[members], margin)):
+        return cost, [(box, members)]  # nearly all of its pixels are needed: no cut can save much
     axis = 0 if box.height >= box.width else 1
     middle = (at[members, axis].min() + at[members, axis].max()) / 2
     low = at[members, axis] <= middle
@@ -114,6 +112,17 @@ def _cheapest(
     halves = [_cheapest(at, members[half], margin, limits) for half in (low, ~low)]
     cut = sum(half[0] for half in halves)
     return (cut, halves[0][1] + halves[1][1]) if too_long or cut < cost else (cost, [(box, members)])
+
+
+def _filled(at: NDArray[np.float64], margin: int) -> bool:
+    """Whether places leave no gap: one in every square of side `margin`, so that their margins meet."""
+    squares = ((at - at.min(axis=0)) / margin).astype(np.intp)
+    rows, cols = (squares.max(axis=0) + 1).tolist()
+    if rows * cols > len(at):
+        return False
+    found = np.zeros((rows, cols), np.bool_)
+    found[squares[:, 0], squares[:, 1]] = True
+    return bool(found.all())
 
 
 def _box(at: NDArray[np.float64], margin: int) -> Box:
