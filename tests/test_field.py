@@ -173,17 +173,18 @@ def test_same_field_packs_to_the_same_bytes(finished, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip", "later.zarr"]
 
 
-def test_packed_field_is_smaller_and_says_the_same(tmp_path, truth):
-    """The values of a field that compresses: smooth planes."""
-    plane = np.round(100 * np.sin(np.arange(70) / 9)).astype(np.int8)
-    steps = np.where(truth[1][..., None], plane[None, :, None], 0).astype(np.int8).repeat(DIM, axis=2)
-    store = write_field(tmp_path / "f.zarr", steps, truth[1])
+def test_packed_field_is_smaller_and_says_the_same(tmp_path):
+    """Of smooth planes with a little noise, as embeddings are."""
+    y, x, feature = np.meshgrid(np.arange(60), np.arange(70), np.arange(DIM), indexing="ij")
+    noise = np.random.default_rng(2).integers(-2, 3, y.shape)
+    steps = np.round(60 * np.sin(x / 9 + feature) + 50 * np.cos(y / 13) + noise).astype(np.int8)
+    store = write_field(tmp_path / "f.zarr", steps, np.ones(GRID.shape, bool))
     pack_field(store, tmp_path / "f.zarr.zip")
     loose, packed = open_field(store), open_field(tmp_path / "f.zarr.zip")
     packed.verify()
     assert list(packed.files) == list(loose.files) and packed.valid_cells == loose.valid_cells
     sizes = [sum(e["size"] for n, e in f.files.items() if "/c/" in n) for f in (packed, loose)]
-    assert sizes[0] < sizes[1]
+    assert sizes[0] < 0.95 * sizes[1]
     for mine, other in zip(packed.read(GRID.whole), loose.read(GRID.whole), strict=True):
         np.testing.assert_array_equal(mine, other)
 
