@@ -1,6 +1,6 @@
 """Scores of the bird heads beside plain tools, on the same folds of the same survey.
 
-    python benchmarks/scores.py [--shared ../shared/data] [--seeds 4] [--quick]
+    python benchmarks/scores.py [--shared ../shared/data] [--seeds 1] [--members 4]
 
 Breeding Bird Survey 2001-2015, 5 folds of 5-degree blocks; each visit of a left-out route is a trial; means
 over the species that an average year meets on at least 20 routes. The rows:
@@ -29,7 +29,7 @@ from geomap.background import Sites
 from geomap.catalog import bundle_path
 from geomap.crossval import assign_folds, block_ids, cross_validate
 from geomap.field import open_field
-from geomap.fitting import score_block
+from geomap.fitting import judged, score_block
 from geomap.gather import survey_sites
 from geomap.imagery import open_imagery
 from geomap.pointsource import point_source
@@ -75,8 +75,8 @@ def scored(
     sites: Sites, fold: NDArray[np.int64], config: FitConfig, name: str
 ) -> dict[str, dict[str, float]]:
     """Mean scores of a row, and of the null model on the same folds."""
-    out = cross_validate(sites, fold, config, lambda stage: sys.stderr.write(f"{name}: {stage}\n"))
-    scores = score_block(sites, out, slice(None), pooled=None)
+    out = cross_validate(sites, fold, config, lambda stage: print(f"{name}: {stage}", file=sys.stderr))
+    scores = score_block(judged(sites, out), slice(None))
     return {
         name: {score: float(np.nanmean(scores[score])) for score in SCORES},
         "coordinates": {score: float(np.nanmean(scores[f"null_{score}"])) for score in SCORES},

@@ -1,16 +1,16 @@
 """Errors of the map side; every one carries three parts and ends a command with exit code 2.
 
-    ThreePartError (train.errors)
-    └── GeomapError
-        ├── RecordsError        a table that cannot be used as species records
-        │   └── NameNotFoundError   a name that no record, head or map carries
-        ├── GridError           a grid, region or resolution that makes no sense
-        ├── ImageryError        imagery that is missing, unreadable or does not fit
-        ├── FieldError          an embedding field that is missing, incomplete or corrupt
-        ├── HeadsError          species heads that are missing, corrupt or of another encoder
-        ├── MapError            a rendered map that failed its own check, or a corrupt map file
-        ├── OutputError         a place that cannot be written (exists, full, read-only)
-        └── SchedulerError      a Dask scheduler that does not answer
+ThreePartError (train.errors)
+└── GeomapError
+    ├── RecordsError        a table that cannot be used as species records
+    │   └── NameNotFoundError   a name that no record, head or map carries
+    ├── GridError           a grid, region or resolution that makes no sense
+    ├── ImageryError        imagery that is missing, unreadable or does not fit
+    ├── FieldError          an embedding field that is missing, incomplete or corrupt
+    ├── HeadsError          species heads that are missing, corrupt or of another encoder
+    ├── MapError            a rendered map that failed its own check, or a corrupt map file
+    ├── OutputError         a place that cannot be written (exists, full, read-only)
+    └── SchedulerError      a Dask scheduler that does not answer
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import os
 import uuid
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -113,35 +113,41 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         FieldError: There is none, or it is damaged, or files are missing or truncated.
     """
-    what = "cannot open the embedding field"
     try:
-        manifest: dict[str, Any] = json.loads(_read(path, MANIFEST))
-        if manifest.get("format") != FORMAT:
-            found = f"{path} has format {manifest.get('format')}"
-            raise FieldError(what, found, f"give a field of format {FORMAT}")
-        _check_sizes(path, manifest["files"])
+        with _reader(path) as read:
+            data = read(MANIFEST)
     except (FileNotFoundError, KeyError) as error:
         raise _unfinished(path) from error
+    except UNREADABLE as error:
+        raise damaged(path, f"{MANIFEST}: {error}") from error
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        if manifest.get("format") != FORMAT:
+            found = f"{path} has format {manifest.get('format')}"
+            raise FieldError("cannot open the embedding field", found, f"give a field of format {FORMAT}")
+        _check_sizes(path, manifest["files"])
     except FieldError:
         raise
     except (*UNREADABLE, AttributeError, TypeError) as error:
-        raise damaged(path, f"{MANIFEST}: {error}") from error
+        raise damaged(path, f"{MANIFEST}: {type(error).__name__} {error}") from error
     return manifest
 
 
-def read_checked(path: Path, name: str, expected: Mapping[str, Any]) -> bytes:
-    """A file of a directory or zip store that agrees with its manifest entry.
+def read_checked(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """Files of a directory or zip store, one by one, that agree with their manifest entries.
 
     Raises:
-        FieldError: It is missing or differs.
+        FieldError: One is missing or differs.
     """
-    try:
-        data = _read(path, name)
-    except UNREADABLE as error:
-        raise damaged(path, f"{name} cannot be read ({error})") from error
-    if entry(data) != expected:
-        raise damaged(path, f"{name} differs from the manifest")
-    return data
+    with _reader(path) as read:
+        for name, expected in files.items():
+            try:
+                data = read(name)
+            except UNREADABLE as error:
+                raise damaged(path, f"{name} cannot be read ({error})") from error
+            if entry(data) != expected:
+                raise damaged(path, f"{name} differs from the manifest")
+            yield name, data
 
 
 def open_store(path: Path) -> LocalStore | ZipStore:
@@ -195,15 +201,15 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 
 def _small_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
     """The files of a finished store with chunks compressed as small as they get, the metadata first."""
-    attributes = json.loads(read_checked(path, METADATA[0], files[METADATA[0]]))["attributes"]
+    for _ in read_checked(path, files):
+        pass  # refuses a damaged store before anything of it is packed
+    attributes = json.loads((path / METADATA[0]).read_bytes())["attributes"]
     with own_codecs():
         arrays = [zarr.open_array(open_store(path), path=name, mode="r") for name in ("embedding", "valid")]
     (height, width, dim), unit = arrays[0].shape, arrays[0].chunks[0]
     yield from metadata_files((height, width), unit, dim, attributes, SMALL).items()
     for i, j in product(range(-(-height // unit)), range(-(-width // unit))):
         if chunk_keys(i, j)[0] in files:
-            for key in chunk_keys(i, j):
-                read_checked(path, key, files[key])
             cells = np.s_[i * unit : (i + 1) * unit, j * unit : (j + 1) * unit]
             embedding, valid = (np.asarray(array[cells]) for array in arrays)
             yield from chunk_files(i, j, embedding, valid.astype(np.bool_), unit, SMALL).items()
@@ -235,14 +241,9 @@ def _create(
     """
     group = zarr.create_group(MemoryStore(files), attributes=dict(attributes))
     squeeze = BloscCodec(cname="zstd", clevel=level, shuffle="noshuffle", typesize=1)
-    common: dict[str, Any] = {
-        "compressors": [
-            squeeze,
-            Crc32cCodec(),
-        ],  # Blosc alone would decode many damaged chunks to wrong values
-        "fill_value": 0,
-        "config": {"write_empty_chunks": True},
-    }
+    # Blosc alone would decode many damaged chunks to wrong values, hence the checksum.
+    common: dict[str, Any] = {"compressors": [squeeze, Crc32cCodec()], "fill_value": 0}
+    common["config"] = {"write_empty_chunks": True}
     with own_codecs():
         filters = [TransposeCodec(order=(2, 0, 1)), *([Delta(dtype="|i1")] if level == SMALL else [])]
         embedding = group.create_array(
@@ -267,11 +268,14 @@ def _member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def _read(path: Path, name: str) -> bytes:
+@contextmanager
+def _reader(path: Path) -> Iterator[Callable[[str], bytes]]:
+    """How files of a store are read by name; a zip file is opened once for all of them."""
     if path.is_dir():
-        return (path / name).read_bytes()
+        yield lambda name: (path / name).read_bytes()
+        return
     with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
+        yield archive.read
 
 
 def _check_sizes(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
