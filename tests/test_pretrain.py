@@ -177,9 +177,11 @@ def test_frozen_aerial_tower_does_not_move(arrays):
     """Pitfall 7: the second stage trains the location tower alone; buffers stay too."""
     towers, _ = towers_and_batch(arrays)
     towers.train()
+    chips = module._frozen_chips(towers.aerial, arrays)
+    assert chips.shape == (PLACES, 8)
     before = {name: value.clone() for name, value in towers.aerial.state_dict().items()}
     start = towers.location.leave.weight.detach().clone()
-    list(module._refine(towers, arrays, QUICK))
+    list(module._refine(towers, arrays, chips, QUICK))
     assert not towers.aerial.training
     assert all(torch.equal(value, before[name]) for name, value in towers.aerial.state_dict().items())
     assert not torch.equal(towers.location.leave.weight, start)

@@ -80,8 +80,8 @@ def pretrain(arrays: Arrays, card: EncoderCard, config: PretrainConfig, out: Pat
         towers = Towers(card, arrays["season"].shape[1])
         losses = list(_train(towers, arrays, card, config))
         chips = _frozen_chips(towers.aerial, arrays)
-    with one_thread():  # small layers: a second thread waits more than it works
-        losses.extend(_refine(towers, arrays, chips, config))
+        with one_thread():  # small layers: a second thread waits more than it works
+            losses.extend(_refine(towers, arrays, chips, config))
     out.mkdir(parents=True, exist_ok=True)
     _write_losses(losses, out / "losses.csv")
     encoders = _freeze(towers.aerial, towers.location, card, arrays, config, losses[-1])
