@@ -180,6 +180,7 @@ def make_heads(group: HeadsRecipe, shared: Path, out: Path, work: Path, seed: in
         surveys=table if group.surveys else None,
         field=out / "fields" / f"{group.grid}.zarr.zip",
         min_records=group.min_records,
+        period=group.period,
         seed=seed,
         credit=group.credit,
         licence=group.licence,

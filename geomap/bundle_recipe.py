@@ -33,6 +33,7 @@ class HeadsRecipe:
     credit: str
     licence: str
     min_records: int = 10  # cells or locations with a species; fewer are left out
+    period: tuple[str, str] | None = None  # first and last day, where the table has no dates
 
 
 FIELDS = (
@@ -75,6 +76,7 @@ HEADS = (
         "north-america",
         "North American Breeding Bird Survey 2001-2015, USGS (Pardieck et al.)",
         "public domain",
+        period=("2001-01-01", "2015-12-31"),
         min_records=5,  # fifteen runs each; Lawrence's Goldfinch was met on nine routes
     ),
     HeadsRecipe(

@@ -9,6 +9,7 @@ calibrate and score.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ class FitRequest:
     credit: str = ""  # of the records, kept in the heads
     licence: str = ""  # of the records, kept in the heads
     overwrite: bool = False
+    period: tuple[str, str] | None = None  # first and last day of the records; None: as their eventDate says
 
 
 @app.command()
@@ -242,6 +244,7 @@ def card_of(
             "sources": [table.source for table in tables],
             "credit": request.credit,
             "licence": request.licence,
+            "period": list(request.period or ()) or period_of(tables),
             "rows": sum(table.rows_in for table in tables),
             "dropped": dict(gathered.dropped),
             "notes": {note: count for table in tables for note, count in table.notes.items()},
@@ -268,6 +271,13 @@ def card_of(
         else source.field.grid.name,
         "fit": asdict(config),
     }
+
+
+def period_of(tables: Sequence[Records]) -> list[str] | None:
+    """First and last day (ISO 8601) of the records that carry an eventDate; None where none does."""
+    days = [table.table["eventDate"].dropna() for table in tables if "eventDate" in table.table]
+    known = sorted(day[:10] for column in days for day in column if re.match(r"\d{4}-\d\d-\d\d", day))
+    return [known[0], known[-1]] if known else None
 
 
 def summary(heads: SpeciesHeads) -> Table:
