@@ -36,8 +36,8 @@ MANIFEST = "manifest.json"
 PROGRESS = ".progress"  # holds the plan and the done-markers while a sweep is under way
 METADATA = ("zarr.json", "embedding/zarr.json", "valid/zarr.json")
 FORMAT = "geomap-field/1"
-# Compression: a sweep waits for it (level 3 takes twice as long, for 6 % of the size), a file that is passed on
-# is made once.
+# Compression: a sweep waits for it (level 3 takes twice as long, for 6 % of the size), a file that is passed
+# on is made once.
 QUICK, SMALL = 1, 9
 UNREADABLE = (KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile)  # what damaged stores raise
 
