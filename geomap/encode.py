@@ -12,6 +12,8 @@ a unit of a grid gives the same bytes whichever process encodes it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo import CRS
@@ -37,12 +39,11 @@ from train.encoders.pair import Encoders
 from train.threads import one_thread
 
 COVERED = 0.5 - 1e-6  # share of the 3 x 3 pixels around a cell that must have imagery
-EMBED_ROWS = 8192  # cells joined with their location at once
+EMBED_ROWS = 2048  # cells joined with their location at once: the layers' outputs stay in the cache
 POINT_ROWS = 65536  # points encoded at once: bounds the memory of encode_points
 
 # Opening and warping a window costs about as much as reading 140 x 140 pixels of it.
 READ = Limits(side=1024, overhead=20_000)
-SPARSE = 0.3  # share of a window's pixels up to which their contexts are cheaper one by one than all together
 # With 256 pixels the peak memory of the dense pass stays in the tens of MB.
 ENCODE = Limits(side=256, overhead=200)
 
@@ -68,24 +69,29 @@ def encode_unit(
         ImageryError: The imagery cannot be read.
     """
     land = grid.land_mask(window)
-    embedding = np.zeros((*land.shape, encoders.dim), np.float32)
-    valid = np.zeros(land.shape, np.bool_)
-    embedding[land], valid[land] = encode_cells(encoders, source, grid, window, land)
-    return embedding, valid
+    cells = np.flatnonzero(land)
+    embedding = np.zeros((land.size, encoders.dim), np.float32)
+    valid = np.zeros(land.size, np.bool_)
+    for found, part in encode_cells(encoders, source, grid, window, land):
+        embedding[cells[found]], valid[cells[found]] = part, True
+    return embedding.reshape(*land.shape, encoders.dim), valid.reshape(land.shape)
 
 
 def encode_cells(
     encoders: Encoders, source: ImagerySource, grid: Grid, window: Window, cells: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """`encode_unit` for chosen cells: those n of a window where `cells` (h, w) bool is True, row by row.
+) -> Iterator[tuple[Index, NDArray[np.float32]]]:
+    """`encode_unit` for chosen cells, some thousand at a time: those where `cells` (h, w) bool is True.
 
-    Returns:
-        embedding (n, D) float32 and valid (n,) bool.
+    Yields:
+        Which of the chosen cells, counted row by row, (k,), and their embeddings (k, D) float32. Cells that
+        are not valid do not occur.
     """
+    if not cells.any():
+        return
     lonlat = grid.cell_lonlat(window)[cells]
     crs = lattice_crs(grid)
     xy = _centres(grid, window)[cells] if crs == grid.crs else project(lonlat, WGS84, crs.to_wkt())
-    return _encode(encoders, source, crs, xy, lonlat)
+    yield from _encode(encoders, source, crs, xy, lonlat)
 
 
 def encode_points(
@@ -124,7 +130,8 @@ def encode_points(
     for start in range(0, len(order), POINT_ROWS):
         part = order[start : start + POINT_ROWS]
         at = rows[part]
-        embedding[at], valid[at] = _encode(encoders, source, lattice, xy[part], lonlat[at])
+        for found, piece in _encode(encoders, source, lattice, xy[part], lonlat[at]):
+            embedding[at[found]], valid[at[found]] = piece, True
     return embedding, valid
 
 
@@ -134,23 +141,24 @@ def _encode(
     crs: CRS,
     xy: NDArray[np.float64],
     lonlat: NDArray[np.float64],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings (n, D) and valid (n,) of places, given as (n, 2) x, y in the lattice's CRS and as lonlat."""
-    embedding = np.zeros((len(xy), encoders.dim), np.float32)
-    valid = np.zeros(len(xy), np.bool_)
-    if len(xy) == 0:
-        return embedding, valid
+) -> Iterator[tuple[Index, NDArray[np.float32]]]:
+    """Which of n places have imagery (k,), and their embeddings (k, D), some thousand at a time.
+
+    The places are given as (n, 2) x, y in the lattice's CRS and as lonlat.
+    """
     with one_thread():
         covered, finest = _contexts(encoders, source, crs, 0, xy)
-        if len(covered):
-            rest = range(1, len(encoders.levels))
-            levels = [finest, *(_contexts(encoders, source, crs, level, xy[covered])[1] for level in rest)]
-            valid[covered] = True
-        for start in range(0, len(covered), EMBED_ROWS):
-            part = slice(start, start + EMBED_ROWS)
-            rows = covered[part]
-            embedding[rows] = encoders.embed([context[part] for context in levels], lonlat[rows])
-    return embedding, valid
+        if len(covered) == 0:
+            return
+        rest = range(1, len(encoders.levels))
+        levels = [finest, *(_contexts(encoders, source, crs, level, xy[covered])[1] for level in rest)]
+    for start in range(0, len(covered), EMBED_ROWS):
+        rows = covered[start : start + EMBED_ROWS]
+        with one_thread():  # not around the yield: what is done with the embeddings has threads of its own
+            embedding = encoders.embed(
+                [context[start : start + EMBED_ROWS] for context in levels], lonlat[rows]
+            )
+        yield rows, embedding
 
 
 def _contexts(
@@ -193,11 +201,8 @@ def _at(
     height, width = (side - 2 * margin for side in has_image.shape)
     corners, shares = mixture(local, (height, width))
     pixels, which = np.unique(corners, return_inverse=True)
-    if len(pixels) > SPARSE * height * width:
-        maps = encoders.context(level, image, has_image)
-        return mix(maps.reshape(len(maps), height * width), corners, shares)
-    some = encoders.context_at(level, image, has_image, *np.divmod(pixels, width))
-    return mix(some.T, which.reshape(corners.shape), shares)
+    found = encoders.context_at(level, image, has_image, *np.divmod(pixels, width))
+    return mix(found, which.reshape(corners.shape), shares)
 
 
 def _in_order(rows: list[Index], pieces: list[NDArray[np.float32]]) -> tuple[Index, NDArray[np.float32]]:

@@ -152,7 +152,7 @@ def bilinear(maps: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.f
     """Maps (F, H, W) at fractional row, col (n, 2) inside them: (n, F) float32; exact at whole numbers."""
     height, width = maps.shape[1:]
     corners, shares = mixture(at, (height, width))
-    return mix(maps.reshape(len(maps), height * width), corners, shares)
+    return mix(np.ascontiguousarray(maps.reshape(len(maps), height * width).T), corners, shares)
 
 
 def mixture(at: NDArray[np.float64], shape: tuple[int, int]) -> tuple[Index, NDArray[np.float32] | None]:
@@ -180,14 +180,18 @@ def mixture(at: NDArray[np.float64], shape: tuple[int, int]) -> tuple[Index, NDA
 
 
 def mix(
-    planes: NDArray[np.float32], corners: Index, shares: NDArray[np.float32] | None
+    pixels: NDArray[np.float32], corners: Index, shares: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """Planes (F, P) of pixels at places of a `mixture`: (n, F) float32."""
+    """Features of pixels (P, F) at places of a `mixture`: (n, F) float32."""
     if shares is None:
-        return np.ascontiguousarray(planes[:, corners[:, 0]].T)  # half the time of turning all planes first
+        each = corners[:, 0]
+        in_order = len(each) == len(pixels) and np.array_equal(each, np.arange(len(each)))
+        return pixels if in_order else pixels[each]
     starts = np.arange(0, corners.size + 1, corners.shape[1])
-    interpolate = csr_array((shares.ravel(), corners.ravel(), starts), shape=(len(corners), planes.shape[1]))
-    mixed: NDArray[np.float32] = interpolate @ np.ascontiguousarray(planes.T)  # one pass over the contexts
+    interpolate = csr_array((shares.ravel(), corners.ravel(), starts), shape=(len(corners), len(pixels)))
+    mixed: NDArray[np.float32] = (
+        interpolate @ pixels
+    )  # one pass over the pixels, where gathers would make four
     return mixed
 
 

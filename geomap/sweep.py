@@ -138,9 +138,11 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
     for unit in units:
         window = unit_window(job.grid, unit)
         land = job.grid.land_mask(window)
-        embedding, found = encode_cells(encoders, source, job.grid, window, land)
+        where = np.flatnonzero(land)
         steps, valid = np.zeros((*land.shape, encoders.dim), np.int8), np.zeros(land.shape, np.bool_)
-        steps[land], valid[land] = quantise(embedding, encoders.quant_scale), found
+        for found, embedding in encode_cells(encoders, source, job.grid, window, land):
+            steps.reshape(land.size, -1)[where[found]] = quantise(embedding, encoders.quant_scale)
+            valid.flat[where[found]] = True
         files = chunk_files(*unit, steps, valid, job.grid.unit) if valid.any() else {}
         write_unit(Path(job.out), unit, files, int(land.sum()), int(valid.sum()))
         cells, land_cells = cells + land.size, land_cells + int(land.sum())

@@ -19,6 +19,8 @@ from train.errors import SpecError
 from train.spec import AerialSpec, ChipSpec
 from train.timm_compat import import_timm
 
+SPARSE = 0.3  # share of pixels up to which their window sums are cheaper one by one than all together
+
 
 def stage_halo(depth: int, kernel: int) -> int:
     """Pixels that `depth` depthwise convolutions of side `kernel` see around a pixel."""
@@ -41,13 +43,14 @@ def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -
     """Sums over squares of side 2 radius + 1: (n, c, h', w') around all interior pixels, or (n, c, k)."""
     # First and one past the last pixel of the square around interior pixel 0.
     near, far = largest - radius, largest + radius + 1
-    if pixels is not None:
+    h, w = integral.shape[-2] - 1 - 2 * largest, integral.shape[-1] - 1 - 2 * largest
+    if pixels is not None and len(pixels.rows) <= SPARSE * h * w:
         top, left, low, right = pixels.rows + near, pixels.cols + near, pixels.rows + far, pixels.cols + far
         corner = integral[..., low, right] - integral[..., top, right]
         return (corner - integral[..., low, left] + integral[..., top, left]).float()
-    h, w = integral.shape[-2] - 1 - 2 * largest, integral.shape[-1] - 1 - 2 * largest
     tall = integral[..., far : far + h, :] - integral[..., near : near + h, :]
-    return (tall[..., far : far + w] - tall[..., near : near + w]).float()
+    sums = (tall[..., far : far + w] - tall[..., near : near + w]).float()
+    return sums if pixels is None else sums.flatten(2).index_select(2, pixels.rows * w + pixels.cols)
 
 
 def _centre(x: Tensor, radius: int) -> Tensor:
