@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from distributed import LocalCluster
 from numpy.typing import NDArray
 
 from geomap.catalog import bundle_path
@@ -43,6 +42,7 @@ from geomap.imagery import ImagerySource, open_imagery
 from geomap.lattice import Box, Lattice, lattice_crs, windows
 from geomap.projection import project
 from geomap.sweep import sweep
+from geomap.tasks import local_cluster
 from train.encoders.pair import Encoders, load_encoders, random_encoders, save_encoders
 from train.threads import one_thread
 
@@ -195,7 +195,7 @@ def beside_encoders(
 
 def beside_workers(run: Run, repeats: int) -> dict[str, float]:
     """The sweep on running clusters of one and two workers, in turns, after a round that warms them."""
-    with _cluster(1) as one, _cluster(2) as two:
+    with local_cluster(1) as one, local_cluster(2) as two:
         works: dict[str, Callable[[], object]] = {
             "dask_one": lambda: run("one", one.scheduler_address),
             "dask_two": lambda: run("two", two.scheduler_address),
@@ -207,12 +207,6 @@ def beside_workers(run: Run, repeats: int) -> dict[str, float]:
         **{f"{name}_s": value for name, value in seconds.items()},
         "two_to_one": seconds["dask_one"] / seconds["dask_two"],
     }
-
-
-def _cluster(workers: int) -> LocalCluster:
-    return LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None
-    )
 
 
 def spin(rounds: int) -> None:

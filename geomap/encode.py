@@ -200,9 +200,10 @@ def _at(
     margin = encoders.levels[level].margin
     height, width = (side - 2 * margin for side in has_image.shape)
     corners, shares = mixture(local, (height, width))
-    pixels, which = np.unique(corners, return_inverse=True)
-    found = encoders.context_at(level, image, has_image, *np.divmod(pixels, width))
-    return mix(found, which.reshape(corners.shape), shares)
+    needed = np.zeros(height * width, np.bool_)
+    needed[corners] = True
+    found = encoders.context_at(level, image, has_image, *np.divmod(np.flatnonzero(needed), width))
+    return mix(found, (np.cumsum(needed) - 1)[corners], shares)
 
 
 def _in_order(rows: list[Index], pieces: list[NDArray[np.float32]]) -> tuple[Index, NDArray[np.float32]]:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, TypeVar
 from geomap.errors import SchedulerError
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 AHEAD = 2  # tasks per worker thread on Dask at a time: one runs, one waits
+TRIM = "MALLOC_TRIM_THRESHOLD_"  # of glibc
 ANSWER_S = 8.0  # how long a scheduler and its first worker may take to answer [s]
 
 
@@ -89,7 +90,7 @@ def _result(future: Future[Result]) -> Result:
 def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
     """A client of the given scheduler, or of a local cluster that lives as long as the client."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     with dask.config.set({"distributed.comm.timeouts.connect": ANSWER_S}), _quiet("distributed.client"):
         if scheduler is not None:
@@ -97,15 +98,30 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
                 yield client
             return
         with _ignore_interrupts():  # workers inherit this: Ctrl-C stops this process, which stops them
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                memory_limit=None,
-            )
+            cluster = local_cluster(workers)
         with cluster, Client(cluster) as client:
             yield client
+
+
+def local_cluster(workers: int) -> LocalCluster:
+    """A Dask cluster of `workers` processes with one thread each on this machine.
+
+    By custom Dask's workers hand all freed memory back at once. A sweep asks for the same arrays again for
+    every unit, and the kernel would spend nearly as long on giving pages as the encoders on using them.
+    """
+    import dask
+    from distributed import LocalCluster
+
+    key = "distributed.nanny.pre-spawn-environ"
+    environment = {name: value for name, value in dask.config.get(key).items() if name != TRIM}
+    with dask.config.set({key: environment}):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            memory_limit=None,
+        )
 
 
 def _connect(scheduler: str) -> Client:
