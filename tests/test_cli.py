@@ -211,7 +211,11 @@ def test_ctrl_c_in_a_process_leaves_no_traceback(tmp_path):
         "sys.exit(run(app, []))\n"
     )
     child = subprocess.Popen(
-        [sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "waiting\n"

@@ -170,7 +170,14 @@ def test_ctrl_c_in_a_terminal(command, made, tmp_path, workers):
     """SIGINT to the whole group, workers too, as a terminal sends it."""
     out = tmp_path / "f.zarr"
     full = [sys.executable, "-m", "geomap.embed", *command, "--resolution", "250", "--workers", workers]
-    process = subprocess.Popen(full, cwd=made, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        full,
+        cwd=made,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+    )
     deadline = time.monotonic() + 90
     while not list(out.glob(f"{PROGRESS}/done/*.json")):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
