@@ -99,7 +99,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
             return
         with _ignore_interrupts():  # workers inherit this: Ctrl-C stops this process, which stops them
             cluster = local_cluster(workers)
-        with cluster, Client(cluster) as client:
+        with _closed(cluster), Client(cluster) as client:
             yield client
 
 
@@ -122,6 +122,19 @@ def local_cluster(workers: int) -> LocalCluster:
             dashboard_address="127.0.0.1:0",
             memory_limit=None,
         )
+
+
+@contextmanager
+def _closed(cluster: LocalCluster) -> Iterator[None]:
+    """Close the cluster at the end, also when a nanny is just then starting a worker that died anew."""
+    try:
+        yield
+    finally:
+        try:
+            cluster.close()
+        except AssertionError as error:
+            if "can only join a started process" not in str(error):
+                raise
 
 
 def _connect(scheduler: str) -> Client:
