@@ -68,19 +68,33 @@ def encode_unit(
     Raises:
         ImageryError: The imagery cannot be read.
     """
-    land = grid.land_mask(window)
+    centres = grid.cell_lonlat(window)
+    land = grid.land_mask(window, centres)
     cells = np.flatnonzero(land)
     embedding = np.zeros((land.size, encoders.dim), np.float32)
     valid = np.zeros(land.size, np.bool_)
-    for found, part in encode_cells(encoders, source, grid, window, land):
+    for found, part in encode_cells(encoders, source, grid, window, land, centres[land]):
         embedding[cells[found]], valid[cells[found]] = part, True
     return embedding.reshape(*land.shape, encoders.dim), valid.reshape(land.shape)
 
 
 def encode_cells(
-    encoders: Encoders, source: ImagerySource, grid: Grid, window: Window, cells: NDArray[np.bool_]
+    encoders: Encoders,
+    source: ImagerySource,
+    grid: Grid,
+    window: Window,
+    cells: NDArray[np.bool_],
+    lonlat: NDArray[np.float64],
 ) -> Iterator[tuple[Index, NDArray[np.float32]]]:
-    """`encode_unit` for chosen cells, some thousand at a time: those where `cells` (h, w) bool is True.
+    """`encode_unit` for the chosen cells of a window, some thousand at a time.
+
+    Args:
+        encoders: The pair of encoders.
+        source: Imagery with the bands the encoders eat.
+        grid: The grid.
+        window: Some cells of it.
+        cells: (h, w) bool: which of them.
+        lonlat: (n, 2) centres of those chosen, in degrees.
 
     Yields:
         Which of the chosen cells, counted row by row, (k,), and their embeddings (k, D) float32. Cells that
@@ -88,7 +102,6 @@ def encode_cells(
     """
     if not cells.any():
         return
-    lonlat = grid.cell_lonlat(window)[cells]
     crs = lattice_crs(grid)
     xy = _centres(grid, window)[cells] if crs == grid.crs else project(lonlat, WGS84, crs.to_wkt())
     yield from _encode(encoders, source, crs, xy, lonlat)

@@ -108,9 +108,9 @@ class Grid:
         row, col, height, width = window or self.whole
         return self._lonlat(row + np.arange(height) + 0.5, col + np.arange(width) + 0.5)
 
-    def land_mask(self, window: Window | None = None) -> NDArray[np.bool_]:
-        """Whether cell centres are land (and in the region): (h, w) bool, the same for any window."""
-        centres = self.cell_lonlat(window)
+    def land_mask(self, window: Window | None = None, at: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+        """Whether cell centres (`at`, if known) are land and in the region: (h, w) bool, for any window."""
+        centres = self.cell_lonlat(window) if at is None else at
         lonlat = centres.reshape(-1, 2)
         if self.mask == "california":
             inside = points_in(lonlat, (california(),))

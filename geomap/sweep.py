@@ -137,10 +137,11 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
     cells = land_cells = 0
     for unit in units:
         window = unit_window(job.grid, unit)
-        land = job.grid.land_mask(window)
+        centres = job.grid.cell_lonlat(window)
+        land = job.grid.land_mask(window, centres)
         where = np.flatnonzero(land)
         steps, valid = np.zeros((*land.shape, encoders.dim), np.int8), np.zeros(land.shape, np.bool_)
-        for found, embedding in encode_cells(encoders, source, job.grid, window, land):
+        for found, embedding in encode_cells(encoders, source, job.grid, window, land, centres[land]):
             steps.reshape(land.size, -1)[where[found]] = quantise(embedding, encoders.quant_scale)
             valid.flat[where[found]] = True
         files = chunk_files(*unit, steps, valid, job.grid.unit) if valid.any() else {}
