@@ -124,8 +124,8 @@ def test_even_where_the_land_is_all_alike(net):
     with torch.no_grad():
         dense = net(image, valid)[0]
         alone = net(image[..., :side, :side], valid[..., :side, :side])[0, :, 0, 0]
-    np.testing.assert_allclose(dense.numpy(), by_loops(net, image, valid), atol=2e-4)
-    torch.testing.assert_close(alone, dense[:, 0, 0], atol=2e-4, rtol=0)
+    np.testing.assert_allclose(dense.numpy(), by_loops(net, image, valid), atol=1e-5)
+    torch.testing.assert_close(alone, dense[:, 0, 0], atol=1e-6, rtol=0)
 
 
 def test_no_padding_is_seen(net):

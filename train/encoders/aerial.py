@@ -40,16 +40,16 @@ class Pixels(NamedTuple):
 
 
 def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -> Tensor:
-    """Sums over squares of side 2 radius + 1: (n, c, h', w') around all interior pixels, or (n, c, k)."""
+    """Sums over squares of side 2 radius + 1, float64: (n, c, h', w') around interior pixels, or (n, c, k)."""
     # First and one past the last pixel of the square around interior pixel 0.
     near, far = largest - radius, largest + radius + 1
     h, w = integral.shape[-2] - 1 - 2 * largest, integral.shape[-1] - 1 - 2 * largest
     if pixels is not None and len(pixels.rows) <= SPARSE * h * w:
         top, left, low, right = pixels.rows + near, pixels.cols + near, pixels.rows + far, pixels.cols + far
         corner = integral[..., low, right] - integral[..., top, right]
-        return (corner - integral[..., low, left] + integral[..., top, left]).float()
+        return corner - integral[..., low, left] + integral[..., top, left]
     tall = integral[..., far : far + h, :] - integral[..., near : near + h, :]
-    sums = (tall[..., far : far + w] - tall[..., near : near + w]).float()
+    sums = tall[..., far : far + w] - tall[..., near : near + w]
     return sums if pixels is None else sums.flatten(2).index_select(2, pixels.rows * w + pixels.cols)
 
 
@@ -66,7 +66,7 @@ def _share(count: Tensor) -> Tensor:
 
 
 def _deviation(squares: Tensor, mean: Tensor, share: Tensor) -> Tensor:
-    """sqrt(variance + 1e-4) from sums of squares."""
+    """sqrt(variance + 1e-4) from sums of squares; in float32 these cancel to noise on flat ground."""
     variance = squares * share - mean * mean
     return torch.sqrt(variance.clamp(min=0.0) + 1e-4)
 
@@ -126,13 +126,15 @@ class ContextNet(nn.Module):
         return self._of_chips(x, weight) if alone else self._of_places(x, weight, pixels)
 
     def _of_chips(self, x: Tensor, weight: Tensor) -> Tensor:
+        if not self.training:  # training does without the second half of the digits
+            x, weight = x.double(), weight.double()
         parts = []
         for radius in self.level.windows:
             share = _share(_centre(weight, radius))
             parts.append(_centre(x, radius) * share)
             if radius:
                 parts.append(_deviation(_centre(x * x, radius), parts[-1], share))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1).float()
 
     def _of_places(self, x: Tensor, weight: Tensor, pixels: Pixels | None) -> Tensor:
         """Channel by channel, so that its sums stay in the cache: less than half the time of all at once."""
