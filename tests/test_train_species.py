@@ -69,6 +69,19 @@ def test_loss_is_the_binomial_likelihood():
     assert float(found) == pytest.approx(expected)
 
 
+def test_mean_loss_weighs_trials_in_blocks_of_sites(sites):
+    _, detections, trials = sites
+    targets = targets_of(detections, trials)
+    logits = np.random.default_rng(1).normal(size=detections.shape).astype(np.float32)
+    many = 4000 // len(logits) + 1  # more than a block of sites
+    tiled = targets_of(np.tile(detections, (many, 1)), np.tile(trials, many))
+    chance = 1 / (1 + np.exp(-logits.astype(float)))
+    weights = detections * np.log(chance) + (trials[:, None] - detections) * np.log(1 - chance)
+    expected = -weights.mean(axis=1).sum() / trials.sum()
+    assert module.mean_loss(logits, targets) == pytest.approx(expected, rel=1e-5)
+    assert module.mean_loss(np.tile(logits, (many, 1)), tiled) == pytest.approx(expected, rel=1e-5)
+
+
 def logits_of(fit, features):
     """The formula of geomap.heads, written out."""
     x = (features - fit.mean) / fit.std

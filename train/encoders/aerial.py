@@ -40,7 +40,7 @@ class Pixels(NamedTuple):
 
 
 def _boxes(integral: Tensor, radius: int, largest: int, pixels: Pixels | None) -> Tensor:
-    """Sums over squares of side 2 radius + 1, float64: (n, c, h', w') around interior pixels, or (n, c, k)."""
+    """float64 sums over squares of side 2 radius + 1: (n, c, h', w') for interior pixels, or (n, c, k)."""
     # First and one past the last pixel of the square around interior pixel 0.
     near, far = largest - radius, largest + radius + 1
     h, w = integral.shape[-2] - 1 - 2 * largest, integral.shape[-1] - 1 - 2 * largest
