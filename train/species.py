@@ -38,6 +38,7 @@ class FitConfig:
     learning_rate: float = 4e-3
     weight_decay: float = 0.1  # on matrices; decayed biases would pull rare species towards one half
     dropout: float = 0.3  # on the features of both layers
+    dropouts: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)  # that a cross-validation tries inside its folds
     l2_head: float = 1e-3  # ridge on the heads of new species, per unit of mean loss
     seed: int = 0
 
@@ -193,6 +194,22 @@ def _batches(sites: int, size: int, steps: int) -> list[NDArray[np.int64]]:
 def _loss(logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Mean over members, sites and species of the weighted binomial negative log likelihood."""
     return (positive * nn.functional.softplus(-logits) + negative * nn.functional.softplus(logits)).mean()
+
+
+def mean_loss(logits: Array, targets: Targets) -> float:
+    """Weighted binomial negative log likelihood over sites and species, per unit of trial weight.
+
+    Args:
+        logits: (n, S) float32.
+        targets: Weighted trials of the n sites.
+    """
+    total = 0.0
+    for start in range(0, len(logits), 1024):
+        part = torch.from_numpy(logits[start : start + 1024])
+        rows = np.arange(start, start + len(part))
+        positive, negative = (torch.from_numpy(each) for each in targets.dense(rows))
+        total += float(_loss(part, positive, negative)) * len(part)
+    return total / float(targets.trials.sum(dtype=np.float64))
 
 
 def fit_heads_on(z: Array, targets: Targets, l2: float) -> tuple[Array, Array]:
