@@ -121,7 +121,7 @@ def make_encoders(shared: Path, out: Path, work: Path, seed: int) -> Path:
     """Cuts chips and pre-trains the encoders, unless the work folder has them; gives their folder."""
     from train.chips import card_for  # imported here: torch is slow to load
     from train.encoders.pair import default_card
-    from train.pretrain import PretrainConfig, pretrain
+    from train.pretrain_pair import PretrainConfig, pretrain
 
     run_folder = work / "encoders"
     if not (run_folder / "card.json").is_file():

@@ -156,7 +156,7 @@ def _window_mean(pixels: NDArray[Any], radius: int, lonlat: Lonlat) -> NDArray[n
 def cut_area(
     area: Area, source: ImagerySource, months: Sequence[Path], levels: Sequence[ChipSpec], seed: int
 ) -> dict[str, NDArray[Any]]:
-    """Everything `train.pretrain` wants to know of an area's places.
+    """Everything `train.pretrain_pair` wants to know of an area's places.
 
     Args:
         area: Where, and how many.

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from train.encoders.pair import build
 from train.errors import SpecError
-from train.objectives.csp import LogScale, pair_losses
+from train.objectives.contrast import LogScale
+from train.objectives.views import pair_losses
 from train.spec import EncoderCard
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from train import pretrain as module
+from train import pretrain_pair as module
 from train.chips import batch_of, card_for, check_chips, digest, read_chips
 from train.encoders.pair import default_card, load_encoders
 from train.errors import DivergedError, SpecError
-from train.pretrain import PretrainConfig, main, pretrain
+from train.pretrain_pair import PretrainConfig, main, pretrain
 from train.schedule import one_cycle
 from train.spec import AerialSpec, ChipSpec, EncoderCard, LocationSpec
 from train.towers import Towers
@@ -398,7 +398,7 @@ def test_command_ends_without_a_traceback(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "train.pretrain",
+        "train.pretrain_pair",
         str(tmp_path / "none.npz"),
         "--out",
         str(tmp_path / "run"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.objectives.csp import INITIAL_LOG_SCALE, LARGEST_LOG_SCALE, LogScale, info_nce, pair_losses
+from train.objectives.contrast import INITIAL_LOG_SCALE, LARGEST_LOG_SCALE, LogScale, info_nce
+from train.objectives.views import pair_losses
 
 
 def reference(first, second, scale):

@@ -1,6 +1,6 @@
 """Pre-trains the pair of encoders without species labels, by the CSP objective.
 
-    python -m train.pretrain CHIPS.npz --out RUN [--epochs 4] [--batch 512] [--seed 0]
+    python -m train.pretrain_pair CHIPS.npz --out RUN [--epochs 4] [--batch 512] [--seed 0]
 
 CHIPS.npz is a chip set (train.chips), which geomap.pretraining cuts from imagery. RUN gets the checkpoint:
 card.json, weights.safetensors and losses.csv.
@@ -30,7 +30,7 @@ from train.encoders.aerial import AerialEncoder
 from train.encoders.location import LocationEncoder
 from train.encoders.pair import Encoders, save_encoders
 from train.errors import DivergedError, SpecError, ThreePartError
-from train.objectives.csp import pair_losses
+from train.objectives.views import pair_losses
 from train.schedule import one_cycle
 from train.spec import EncoderCard
 from train.threads import one_thread
@@ -250,7 +250,7 @@ def _write_losses(losses: list[dict[str, Any]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command; exit code 2 for what the user can mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.pretrain", description=(__doc__ or "").split("\n")[0]
+        prog="python -m train.pretrain_pair", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("chips", type=Path, help="chip set cut by geomap.pretraining")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
