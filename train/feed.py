@@ -1,0 +1,115 @@
+"""The batches of a run: which observations each step sees, whatever the workers, ranks and interruptions.
+
+The order of an epoch follows from (seed, epoch) and the randomness of an item from (seed, epoch, row), so a
+run that is resumed at step k sees what the uninterrupted one would have seen, without any generator's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from train.batch import Batch, Observations, collate
+from train.errors import SpecError
+
+
+def seed_of(*parts: int) -> int:
+    """A seed of 63 bits from several numbers; neighbours share nothing."""
+    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Seeded(Dataset[Batch]):
+    """Items of (epoch, row), each with randomness of its own."""
+
+    def __init__(self, data: Observations, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, row = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, epoch, row))
+            return self.data[row]
+
+
+class Feed:
+    """Steps of a run; a step is a batch of the whole world of ranks.
+
+    Args:
+        data: Observations.
+        batch: Observations of a step, over all ranks and accumulated parts.
+        parts: Parts that a rank accumulates in a step.
+        seed: Of order and augmentation.
+        rank: This process, 0..world-1.
+        world: Number of processes.
+
+    Raises:
+        SpecError: fewer observations than a batch, or a batch that ranks and parts do not divide.
+    """
+
+    def __init__(
+        self, data: Observations, batch: int, parts: int = 1, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if len(data) < batch:
+            found = f"{len(data)} observations for a batch of {batch}"
+            raise SpecError("cannot train", found, "Give more observations or a smaller training.batch.")
+        if batch % (parts * world) or batch // (parts * world) < 2:
+            found = f"a batch of {batch} over {world} processes and {parts} accumulated parts"
+            raise SpecError("cannot train", found, "Give a batch that both divide, with 2 or more in a part.")
+        self.data, self.batch, self.parts, self.seed = data, batch, parts, seed
+        self.rank, self.world = rank, world
+        self.steps_of_epoch = len(data) // batch
+
+    def order(self, epoch: int) -> Tensor:
+        """Rows of an epoch (n,), shuffled; the rest that makes no whole batch is left to other epochs."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        return torch.randperm(len(self.data), generator=generator)
+
+    def rows(self, step: int) -> Tensor:
+        """Rows of a step (batch,), over all ranks."""
+        epoch, inside = divmod(step, self.steps_of_epoch)
+        return self.order(epoch)[inside * self.batch : (inside + 1) * self.batch]
+
+    def keys(self, first: int, last: int) -> Iterator[list[tuple[int, int]]]:
+        """(epoch, row) of this rank's parts of the steps first..last-1.
+
+        Part p of a step is a slice of the batch, and a rank's share a slice of the part: embeddings gathered
+        from all ranks lie in the order of one process.
+        """
+        share = self.batch // (self.parts * self.world)
+        for epoch in range(first // self.steps_of_epoch, -(-last // self.steps_of_epoch)):
+            order = self.order(epoch).tolist()
+            start = epoch * self.steps_of_epoch
+            for step in range(max(first, start), min(last, start + self.steps_of_epoch)):
+                rows = order[(step - start) * self.batch :][: self.batch]
+                for part in range(self.parts):
+                    at = (part * self.world + self.rank) * share
+                    yield [(epoch, row) for row in rows[at : at + share]]
+
+    def batches(self, first: int, last: int, workers: int, pin: bool) -> Iterator[Batch]:
+        """The parts of the steps first..last-1, loaded by `workers` processes ahead of their use."""
+        loader: DataLoader[Batch] = DataLoader(
+            _Seeded(self.data, self.seed),
+            batch_sampler=_Keys(self, first, last),
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=pin,
+        )
+        return iter(loader)
+
+
+class _Keys:
+    """`Feed.keys` as something that can be iterated once more by a loader."""
+
+    def __init__(self, feed: Feed, first: int, last: int) -> None:
+        self.feed, self.first, self.last = feed, first, last
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.feed.keys(self.first, self.last)
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.feed.parts

@@ -1,0 +1,214 @@
+"""Recipes: what a run trains, on what, and how. One TOML file each; `train/recipes/` ships them.
+
+objective = "crisp"         a key of OBJECTIVES
+[model]                     the objective's configuration (its dataclass says the keys)
+[data]                      kind, path and options of the observations, and what is held out of them
+[training]                  steps, optimiser, precision, seed
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from train.batch import Batch, Observations
+from train.errors import SpecError
+from train.settings import from_table, override
+
+SHIPPED = Path(__file__).parent / "recipes"
+OBJECTIVES = {  # name -> module, configuration, model
+    "crisp": ("train.objectives.crisp", "CrispConfig", "Crisp"),
+    "birdsat-cve": ("train.objectives.birdsat_cve", "CveConfig", "Cve"),
+    "birdsat-cvm": ("train.objectives.birdsat_cvm", "CvmConfig", "Cvm"),
+    "moco-geo": ("train.objectives.moco_geo", "MocoGeoConfig", "MocoGeo"),
+    "csp": ("train.objectives.csp", "CspConfig", "Csp"),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The observations of a run."""
+
+    kind: str  # a loader of train.data
+    path: str = ""  # file or folder; empty for generated landscapes
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the loader
+    validation: float = 0.1  # share held out to watch the loss; never trained on
+    split: Literal["random", "blocks"] = "random"
+    block_degrees: float = 1.0  # side of the blocks
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a run trains."""
+
+    epochs: int = 10
+    batch: int = 128  # observations of a step, over all processes
+    accumulate: int = 1  # parts of a step; each part is a contrast of its own
+    learning_rate: float = 1e-3  # peak
+    weight_decay: float = 1e-2  # on matrices, not on biases, norms and scales
+    warmup: float = 0.05  # share of the steps; then a cosine down to nothing
+    clip: float = 1.0  # largest norm of the gradient; 0: not clipped
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
+    workers: int = 0  # processes that load data
+    log_every: int = 10  # steps
+    save_every: int = 200  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bad = [
+            f"{name} = {getattr(self, name)}"
+            for name in ("epochs", "batch", "accumulate", "log_every", "save_every", "learning_rate")
+            if not getattr(self, name) > 0
+        ]
+        bad += [
+            f"{n} = {getattr(self, n)}" for n in ("workers", "clip", "weight_decay") if getattr(self, n) < 0
+        ]
+        bad += [] if 0 <= self.warmup < 1 else [f"warmup = {self.warmup}"]
+        if bad:
+            found = f"training.{bad[0]}"
+            raise SpecError("cannot read the recipe", found, "Give a number that makes sense there.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run."""
+
+    objective: str
+    data: DataConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain values, for the card."""
+        return asdict(self)
+
+
+def read_recipe(name: str, settings: list[str]) -> Recipe:
+    """A recipe from a file or from those shipped, with settings on top.
+
+    Args:
+        name: Path of a .toml, or the name of a shipped recipe.
+        settings: "key.of.it=value" each.
+
+    Raises:
+        SpecError: no such recipe (the nearest name is suggested), damaged TOML, unknown keys, wrong values.
+    """
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if name.endswith(".toml"):
+            raise SpecError("cannot read the recipe", f"{path}: {error}", "Give another file.") from error
+        near = difflib.get_close_matches(name, shipped(), 1)
+        change = (
+            f"did you mean {near[0]}?" if near else "Give a .toml file, or one of " + ", ".join(shipped())
+        )
+        raise SpecError("cannot find the recipe", repr(name), change) from None
+    recipe = from_table(Recipe, override(table, settings), "recipe")
+    model_config(recipe)  # unknown keys are refused before any work
+    return recipe
+
+
+def shipped() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def model_config(recipe: Recipe) -> Any:
+    """The objective's own configuration.
+
+    Raises:
+        SpecError: for an unknown objective or key.
+    """
+    module, config, _ = _objective(recipe.objective)
+    return from_table(getattr(module, config), recipe.model, "model")
+
+
+def build_model(recipe: Recipe) -> nn.Module:
+    """A fresh model; its weights follow from torch's generator.
+
+    Raises:
+        SpecError: for an unknown objective, backbone or key.
+    """
+    module, _, name = _objective(recipe.objective)
+    model: nn.Module = getattr(module, name)(model_config(recipe))
+    return model
+
+
+def _objective(name: str) -> tuple[Any, str, str]:
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(name, OBJECTIVES, 1)
+        change = f"did you mean {near[0]}?" if near else "Give one of " + ", ".join(OBJECTIVES)
+        raise SpecError("cannot train", f"objective {name!r}", change)
+    module, config, model = OBJECTIVES[name]
+    return importlib.import_module(module), config, model
+
+
+class Part:
+    """Some rows of a data set.
+
+    Args:
+        data: Observations.
+        rows: (k,) int64.
+    """
+
+    def __init__(self, data: Observations, rows: NDArray[np.int64]) -> None:
+        self.data, self.rows = data, rows
+        self.classes, self.views = data.classes, data.views
+        self.dropped, self.digest = data.dropped, data.digest
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.data[int(self.rows[row])]
+
+    def labels(self) -> Any:
+        """(k,) int64."""
+        return self.data.labels()[self.rows]
+
+    def lonlat(self) -> Any:
+        """(k, 2) float64 degrees."""
+        return self.data.lonlat()[self.rows]
+
+
+def open_data(recipe: Recipe) -> tuple[Observations, Observations | None]:
+    """Observations to train on, and those held out (None where the share is 0).
+
+    Raises:
+        SpecError: data that cannot be read, or too few for the split.
+    """
+    from train.data import open_observations  # imported here: a recipe is read without any data
+
+    data = open_observations(recipe.data.kind, Path(recipe.data.path), **recipe.data.options)
+    if recipe.data.validation == 0:
+        return data, None
+    held = held_out(data, recipe)
+    if held.all() or not held.any():
+        found = f"{int(held.sum())} of {len(data)} observations held out ({recipe.data.split})"
+        raise SpecError("cannot hold out validation data", found, "Change data.validation or block_degrees.")
+    return Part(data, np.flatnonzero(~held)), Part(data, np.flatnonzero(held))
+
+
+def held_out(data: Observations, recipe: Recipe) -> NDArray[np.bool_]:
+    """Which observations (n,) are validation; whole tiles at random, or whole blocks."""
+    from train.data.splits import block_of
+
+    if recipe.data.split == "blocks":
+        groups = block_of(data.lonlat().numpy(), recipe.data.block_degrees)
+    else:
+        groups = np.arange(len(data))
+    generator = np.random.default_rng([recipe.training.seed, 1])
+    unique, inverse = np.unique(groups, return_inverse=True)
+    chosen = generator.random(len(unique)) < recipe.data.validation
+    return np.asarray(chosen[inverse])
