@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small_run import Pairs, Towers, config, fresh
 from torch import nn
 
-from small_run import Pairs, Towers, config, fresh
 from train import loop
 from train.distributed import World
 from train.errors import CheckpointError, DivergedError, SpecError
@@ -160,7 +161,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
     assert rates[0] == pytest.approx(settings.learning_rate / 25)
     assert max(rates) == rates[24] == settings.learning_rate
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a >= b for a, b in zip(rates[24:], rates[25:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
     assert loop.learning_rate(config(warmup=0.0), 1, 1) == pytest.approx(0, abs=1e-9)
 
 
