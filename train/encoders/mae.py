@@ -168,13 +168,13 @@ class Trunk(nn.Module):
 
     def __init__(self, dim: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.summary = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.summary = nn.Parameter(0.02 * torch.randn(dim))
         self.blocks = _blocks(dim, depth, heads)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(n, t, dim) -> (n, 1 + t, dim) float32; the class token comes first."""
-        whole = torch.cat([self.summary.expand(len(tokens), -1, -1), tokens], dim=1)
+        whole = torch.cat([self.summary.expand(len(tokens), 1, -1), tokens], dim=1)
         out: Tensor = self.norm(self.blocks(whole))
         return out.float()
 
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.decoder_dim
         self.enter = nn.Linear(config.dim, width)
-        self.hidden = nn.Parameter(0.02 * torch.randn(1, 1, width))  # stands where a patch was not shown
+        self.hidden = nn.Parameter(0.02 * torch.randn(width))  # stands where a patch was not shown
         self.blocks = _blocks(width, config.decoder_depth, config.decoder_heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, config.bands * config.patch**2)

@@ -75,7 +75,7 @@ TINY = CveConfig(
 """For two CPU cores and for tests."""
 
 
-class CveMae(nn.Module):
+class Cve(nn.Module):
     """Photos by a masked autoencoder, chips by an image encoder, and their contrast.
 
     Args:
