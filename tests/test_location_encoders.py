@@ -17,10 +17,10 @@ from train.encoders.location import (
     SphereC,
     SphereRFF,
     Wrap,
-    sample_sphere,
     unit_vector,
 )
 from train.errors import SpecError
+from train.sampling import sample_sphere
 from train.spec import LocationSpec
 
 SACRAMENTO = [-121.49, 38.58]

@@ -78,13 +78,15 @@ class LocationSpec:
     options: Mapping[str, float] = field(default_factory=dict)
     """Keyword options of that encoding."""
     hidden: int = 256
-    """Width of the residual network."""
+    """Width of the network."""
     blocks: int = 2
-    """Number of residual blocks."""
+    """Number of residual blocks, or of hidden layers in networks without them."""
     dim: int = 64
     """Width of the learnt location embedding."""
     position: int = 32
     """Width of the fixed position features beside it."""
+    network: str = "residual"
+    """A key of train.encoders.networks.NETWORKS."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,10 @@ class EncoderCard:
 
     def to_json(self) -> str:
         """The card as text, keys sorted, so that equal cards give equal bytes."""
-        return json.dumps({"format": CARD_FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        card = {"format": CARD_FORMAT, **asdict(self)}
+        if self.location.network == LocationSpec.network:
+            del card["location"]["network"]  # written when chosen: cards from before it keep their hash
+        return json.dumps(card, indent=2, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str) -> EncoderCard:

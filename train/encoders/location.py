@@ -1,167 +1,84 @@
 """Location encoders: degrees of longitude and latitude in, an embedding out.
 
-Each positional encoding is a small module with `dim` outputs; `LocationEncoder` puts a residual network on
-top (SINR, Cole et al. 2023; geo_prior, Mac Aodha et al. 2019). What we changed: every encoding takes degrees
-(lon, lat) and converts inside; `wrap` uses sin and cos of the latitude itself, not of the doubled angle, so
-the poles differ; the grid encoding is documented as not periodic; `sphere_rff` draws random Fourier features
-on the unit sphere, so it has no seam.
+`LocationEncoder(LocationSpec(kind=..., options=..., network=...))` builds every one of them: a positional
+encoding (`ENCODINGS`; the table of train.encoders.positional says how each treats the antimeridian and the
+poles) and a network on top (`NETWORKS` of train.encoders.networks). `PUBLISHED` has the pairs of the papers.
 
-| kind | source | antimeridian | poles |
-|---|---|---|---|
-| wrap | geo_prior FCNet, input layer | periodic | depends on lon, as published |
-| grid | Space2Vec (Mai et al. 2020), CSP section 3 | not periodic | depends on lon |
-| xyz | unit vector | periodic | independent of lon |
-| sphere_c | Sphere2Vec-sphereC (Mai et al. 2023) | periodic at our scales, see class | depends on lon |
-| sphere_rff | random Fourier features (Rahimi and Recht 2007) of xyz | periodic | independent of lon |
+What we changed: every encoding takes degrees (lon, lat) and converts inside, in float64 and in torch, so
+gradients and devices are kept; embeddings have unit length (`embed` gives them as the network leaves them);
+mixed precision stops at this encoder, for bfloat16 would round places 25 km apart together.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from train.encoders.geoclip import GeoClip
+from train.encoders.harmonics import SphericalHarmonics
+from train.encoders.networks import build_network
+from train.encoders.positional import XYZ, Encoding, Grid, SphereRFF, Theory, Wrap, check_lonlat, unit_vector
+from train.encoders.sphere2vec import SphereC, SphereCPlus, SphereM, SphereMPlus
 from train.errors import SpecError
 from train.spec import LocationSpec
 
-
-def check_lonlat(lonlat: Tensor) -> None:
-    """Refuses points that are not finite (n, 2) degrees of longitude and latitude.
-
-    Raises:
-        SpecError: for another shape, a non-finite value, |latitude| > 90 or |longitude| > 360.
-    """
-    if lonlat.ndim != 2 or lonlat.shape[1] != 2:
-        raise SpecError(
-            "cannot encode locations", f"shape {tuple(lonlat.shape)}", "Give (n, 2) longitude, latitude."
-        )
-    if not bool(torch.isfinite(lonlat).all()):
-        raise SpecError(
-            "cannot encode locations", "a coordinate that is not finite", "Remove missing coordinates."
-        )
-    if len(lonlat) and (float(lonlat[:, 1].abs().max()) > 90.0 or float(lonlat[:, 0].abs().max()) > 360.0):
-        lon, lat = (float(v) for v in lonlat.abs().amax(dim=0))
-        found = f"latitudes to {lat:g}, longitudes to {lon:g}"
-        raise SpecError("cannot encode locations", found, "Give longitude, then latitude, in degrees.")
-
-
-def unit_vector(lonlat: Tensor) -> Tensor:
-    """(n, 2) degrees -> (n, 3) unit vectors, in the input's dtype; seam-free everywhere."""
-    lam, phi = torch.deg2rad(lonlat).unbind(1)
-    flat = torch.cos(phi)
-    return torch.stack([flat * torch.cos(lam), flat * torch.sin(lam), torch.sin(phi)], dim=1)  # (n, 3)
-
-
-def _scales(smallest: float, largest: float, count: int) -> Tensor:
-    """Geometric scales from smallest to largest (Space2Vec equation 4)."""
-    steps = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
-    return smallest * (largest / smallest) ** steps
-
-
-class Wrap(nn.Module):
-    """sin and cos of longitude and of latitude: 4 numbers, periodic in longitude."""
-
-    dim = 4
-
-    def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) degrees -> (n, 4)."""
-        angle = torch.deg2rad(lonlat)
-        return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
-
-
-class Grid(nn.Module):
-    """Space2Vec grid: sin and cos of raw degrees at geometric scales; not periodic at the antimeridian."""
-
-    scales: Tensor
-
-    def __init__(self, r_min: float = 0.1, r_max: float = 360.0, count: float = 16) -> None:
-        super().__init__()
-        self.register_buffer("scales", _scales(r_min, r_max, int(count)))
-        self.dim = 4 * int(count)
-
-    def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) degrees -> (n, dim)."""
-        phase = (lonlat[:, :, None] / self.scales.to(lonlat.dtype)).flatten(1)  # (n, 2 S)
-        return torch.cat([torch.sin(phase), torch.cos(phase)], dim=1)
-
-
-class XYZ(nn.Module):
-    """The unit vector: 3 numbers, no seam, poles well defined."""
-
-    dim = 3
-
-    def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) degrees -> (n, 3)."""
-        return unit_vector(lonlat)
-
-
-class SphereC(nn.Module):
-    """Sphere2Vec-sphereC: sin phi_s, cos phi_s cos lam_s, cos phi_s sin lam_s; degrees / scale first.
-
-    Only scales 1/k with integer k are periodic at the antimeridian, so the scales are 1, 1/2, ... 1/count. At
-    the poles those of odd k are independent of the longitude and those of even k are not, as published.
-    """
-
-    scales: Tensor
-
-    def __init__(self, count: float = 8) -> None:
-        super().__init__()
-        self.register_buffer("scales", 1.0 / torch.arange(1, int(count) + 1, dtype=torch.float64))
-        self.dim = 3 * int(count)
-
-    def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) degrees -> (n, dim)."""
-        angle = torch.deg2rad(lonlat[:, :, None] / self.scales.to(lonlat.dtype))  # (n, 2, S)
-        lam, phi = angle[:, 0], angle[:, 1]
-        flat = torch.cos(phi)
-        return torch.cat([torch.sin(phi), flat * torch.cos(lam), flat * torch.sin(lam)], dim=1)
-
-
-class SphereRFF(nn.Module):
-    """xyz and random Fourier features of it at several standard deviations [radians per unit]."""
-
-    frequencies: Tensor
-
-    def __init__(
-        self, smallest: float = 1.0, largest: float = 32.0, scales: float = 6, count: float = 32
-    ) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        sigmas = _scales(smallest, largest, int(scales))
-        draws = torch.randn(3, int(scales), int(count), generator=generator, dtype=torch.float64)
-        self.register_buffer("frequencies", (draws * sigmas[None, :, None]).flatten(1))  # (3, scales * count)
-        self.dim = 3 + 2 * int(scales) * int(count)
-
-    def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) degrees -> (n, dim)."""
-        xyz = unit_vector(lonlat)
-        phase = xyz @ self.frequencies.to(xyz.dtype)
-        return torch.cat([xyz, torch.sin(phase), torch.cos(phase)], dim=1)
-
-
-ENCODINGS: dict[str, type[nn.Module]] = {
+ENCODINGS: dict[str, type[Encoding]] = {
     "wrap": Wrap,
     "grid": Grid,
+    "theory": Theory,
     "xyz": XYZ,
     "sphere_c": SphereC,
+    "sphere_m": SphereM,
+    "sphere_c_plus": SphereCPlus,
+    "sphere_m_plus": SphereMPlus,
     "sphere_rff": SphereRFF,
+    "sh": SphericalHarmonics,
+    "geoclip": GeoClip,
 }
 
+PUBLISHED: dict[str, LocationSpec] = {
+    "geo_prior": LocationSpec("wrap", {"doubled": 1}, hidden=256, blocks=4, dim=256, network="fcnet"),
+    "space2vec-grid": LocationSpec(
+        "grid", {"r_min": 0.01, "count": 32}, hidden=512, blocks=1, dim=256, network="ffn"
+    ),
+    "space2vec-theory": LocationSpec(
+        "theory", {"r_min": 0.01, "count": 32}, hidden=512, blocks=1, dim=256, network="ffn"
+    ),
+    "satclip-l10": LocationSpec("sh", {"degrees": 10}, hidden=256, blocks=2, dim=256, network="siren"),
+    "satclip-l40": LocationSpec("sh", {"degrees": 40}, hidden=512, blocks=2, dim=256, network="siren"),
+    "geoclip": LocationSpec("geoclip", {}, hidden=1024, blocks=3, dim=512, network="capsules"),
+}
+"""Encodings and networks as the papers pair them; SINR's is geo_prior's. No published weights fit these."""
 
-class ResidualBlock(nn.Module):
-    """x + relu(linear(dropout(relu(linear(x))))), the block of SINR's location network."""
 
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, width)
-        self.outer = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+def build_encoding(kind: str, options: Mapping[str, float]) -> Encoding:
+    """A fresh positional encoding.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, width) -> (n, width)."""
-        hidden = self.dropout(torch.relu(self.inner(x)))
-        return x + torch.relu(self.outer(hidden))
+    Args:
+        kind: A key of `ENCODINGS`.
+        options: Keyword options of that class, numbers.
+
+    Raises:
+        SpecError: for an unknown kind or option (the known ones are named), or a value out of its range.
+    """
+    what = "cannot build a location encoder"
+    if kind not in ENCODINGS:
+        raise SpecError(what, f"kind {kind!r}", f"Use one of: {', '.join(sorted(ENCODINGS))}.")
+    known = [name for name in inspect.signature(ENCODINGS[kind].__init__).parameters if name != "self"]
+    if ENCODINGS[kind].__init__ is Encoding.__init__:  # the encoding has no __init__, so no options
+        known = []
+    for name, value in options.items():
+        if name not in known:
+            raise SpecError(
+                what, f"option {name!r} of {kind}", f"Known options: {', '.join(known) or 'none'}."
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(what, f"option {name} = {value!r} of {kind}", "Give a number.")
+    return ENCODINGS[kind](**dict(options))
 
 
 class Position(nn.Module):
@@ -194,46 +111,42 @@ class Position(nn.Module):
 
 
 class LocationEncoder(nn.Module):
-    """Encoding, residual network, projection, unit length.
+    """Encoding, network, unit length.
 
     Args:
-        spec: Kind, options and widths.
-        dropout: Dropout in the residual blocks while training.
+        spec: Kind, options, network and widths.
+        dropout: Dropout in the network while training.
 
     Raises:
-        SpecError: for an unknown kind or option.
+        SpecError: for an unknown kind, option or network.
     """
 
     def __init__(self, spec: LocationSpec, dropout: float = 0.1) -> None:
         super().__init__()
-        if spec.kind not in ENCODINGS:
-            known = ", ".join(sorted(ENCODINGS))
-            raise SpecError("cannot build a location encoder", f"kind {spec.kind!r}", f"Use one of: {known}.")
-        try:
-            self.encoding = ENCODINGS[spec.kind](**dict(spec.options))
-        except TypeError as error:
-            raise SpecError(
-                "cannot build a location encoder", str(error), "Drop the unknown option."
-            ) from error
-        self.enter = nn.Linear(int(self.encoding.dim), spec.hidden)  # type: ignore[arg-type]
-        self.blocks = nn.Sequential(*(ResidualBlock(spec.hidden, dropout) for _ in range(spec.blocks)))
-        self.leave = nn.Linear(spec.hidden, spec.dim)
+        self.dim = spec.dim
+        self.encoding = build_encoding(spec.kind, spec.options)
+        self.enter, self.blocks, self.leave = build_network(
+            spec, self.encoding.dim, self.encoding.groups, dropout
+        )
 
     def features(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) float64 degrees -> (n, hidden) float32, before projection."""
+        """(n, 2) degrees -> (n, hidden) float32, before the last stage of the network.
+
+        Raises:
+            SpecError: as `check_lonlat`; a missing coordinate (NaN) is refused.
+        """
         check_lonlat(lonlat)
-        encoded = self.encoding(lonlat.double()).float()  # double: 1e-7 deg matters at high frequency
-        hidden: Tensor = self.blocks(torch.relu(self.enter(encoded)))
+        with torch.autocast(lonlat.device.type, enabled=False):
+            encoded = self.encoding(lonlat.double()).float()  # double: 1e-7 deg matters at high frequency
+            hidden: Tensor = self.blocks(self.enter(encoded))
         return hidden
+
+    def embed(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) degrees -> (n, dim) float32 of any length: e(x) of the papers, for class heads."""
+        with torch.autocast(lonlat.device.type, enabled=False):
+            embedding: Tensor = self.leave(self.features(lonlat))
+        return embedding
 
     def forward(self, lonlat: Tensor) -> Tensor:
         """(n, 2) degrees -> (n, dim) float32 of unit length."""
-        unit: Tensor = nn.functional.normalize(self.leave(self.features(lonlat)), dim=1)
-        return unit
-
-
-def sample_sphere(count: int, generator: torch.Generator) -> Tensor:
-    """Points uniform on the sphere, (count, 2) degrees: lon ~ U(-180, 180), lat = asin(U(-1, 1))."""
-    u = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    lat = torch.asin(2.0 * u[:, 1] - 1.0) * (180.0 / math.pi)
-    return torch.stack([360.0 * u[:, 0] - 180.0, lat], dim=1)
+        return nn.functional.normalize(self.embed(lonlat), dim=1)
