@@ -17,7 +17,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import nn
 from train.batch import Observations
 from train.checkpoint import CARD, last_step, load_weights, read_card
 from train.distributed import World, world
+from train.encoders.image import carried
 from train.errors import SpecError, ThreePartError, TrainError
 from train.loop import Interrupted, train
 from train.recipe import Recipe, build_model, model_config, open_data, read_recipe, shipped
@@ -50,14 +51,17 @@ def pretrain(recipe: Recipe, run: Path, world: World, resume: bool = False) -> d
         TrainError: the recipe, data or checkpoint cannot be used, or the loss is no longer finite.
     """
     torch.manual_seed(recipe.training.seed)
-    data, held = open_data(recipe)
+    parts = open_data(recipe)
+    data = parts["train"]
     model = build_model(recipe)
+    if hasattr(model, "prepare"):
+        model.prepare(data)  # what follows from the data as a whole, such as clusters of places
     run.mkdir(parents=True, exist_ok=True)
     card = card_of(recipe, data)
     if world.first:
         (run / "recipe.json").write_text(json.dumps(recipe.to_table(), indent=2, sort_keys=True) + "\n")
     try:
-        return train(model, data, held, recipe.training, card, run, world, resume)
+        return train(model, data, parts.get("validation"), recipe.training, card, run, world, resume)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(recipe, error) from error
 
@@ -74,7 +78,7 @@ def card_of(recipe: Recipe, data: Observations) -> dict[str, Any]:
     """Everything needed to rebuild the model and to say what it has seen."""
     return {
         "objective": recipe.objective,
-        "model": asdict(model_config(recipe)),
+        "model": asdict(carried(model_config(recipe))),  # rebuilt from the checkpoint alone
         "recipe": recipe.to_table(),
         "classes": list(data.classes),
         "data": {"observations": len(data), "digest": data.digest, "dropped": dict(data.dropped)},
@@ -90,7 +94,7 @@ def load_model(run: Path) -> tuple[nn.Module, dict[str, Any]]:
         SpecError: a card of an objective this version does not know.
     """
     card = read_card(run)
-    recipe = recipe_of(card)
+    recipe = replace(recipe_of(card), model=card["model"])
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe)
     load_weights(model, run)

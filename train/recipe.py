@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from train.batch import Batch, Observations
+from train.data.splits import PARTS, Split, block_split, random_split
 from train.errors import SpecError
 from train.settings import from_table, override
 
 SHIPPED = Path(__file__).parent / "recipes"
 OBJECTIVES = {  # name -> module, configuration, model
     "crisp": ("train.objectives.crisp", "CrispConfig", "Crisp"),
-    "birdsat-cve": ("train.objectives.birdsat_cve", "CveConfig", "Cve"),
+    "birdsat-cve": ("train.objectives.birdsat_cve", "CveConfig", "CveMae"),
     "birdsat-cvm": ("train.objectives.birdsat_cvm", "CvmConfig", "Cvm"),
     "moco-geo": ("train.objectives.moco_geo", "MocoGeoConfig", "MocoGeo"),
     "csp": ("train.objectives.csp", "CspConfig", "Csp"),
@@ -41,9 +42,11 @@ class DataConfig:
     kind: str  # a loader of train.data
     path: str = ""  # file or folder; empty for generated landscapes
     options: Mapping[str, Any] = field(default_factory=dict)  # of the loader
-    validation: float = 0.1  # share held out to watch the loss; never trained on
-    split: Literal["random", "blocks"] = "random"
+    validation: float = 0.1  # share that losses and settings are watched on
+    test: float = 0.1  # share that only train.evaluate looks at
+    split: Literal["random", "blocks"] = "random"  # rows (those of a tile together), or blocks of places
     block_degrees: float = 1.0  # side of the blocks
+    buffer_km: float = 0.0  # between blocks of two parts; at least the side of a tile
 
 
 @dataclass(frozen=True)
@@ -182,33 +185,30 @@ class Part:
         return self.data.lonlat()[self.rows]
 
 
-def open_data(recipe: Recipe) -> tuple[Observations, Observations | None]:
-    """Observations to train on, and those held out (None where the share is 0).
+def open_data(recipe: Recipe) -> dict[str, Observations]:
+    """Observations of each part with a share: `train`, `validation`, `test`; the same ones every time.
 
     Raises:
         SpecError: data that cannot be read, or too few for the split.
     """
     from train.data import open_observations  # imported here: a recipe is read without any data
 
-    data = open_observations(recipe.data.kind, Path(recipe.data.path), **recipe.data.options)
-    if recipe.data.validation == 0:
-        return data, None
-    held = held_out(data, recipe)
-    if held.all() or not held.any():
-        found = f"{int(held.sum())} of {len(data)} observations held out ({recipe.data.split})"
-        raise SpecError("cannot hold out validation data", found, "Change data.validation or block_degrees.")
-    return Part(data, np.flatnonzero(~held)), Part(data, np.flatnonzero(held))
+    data = open_observations(recipe.data.kind, recipe.data.path or None, **recipe.data.options)
+    split = split_of(data, recipe)
+    parts = {name: getattr(split, name) for name in PARTS}
+    return {name: Part(data, rows) for name, rows in parts.items() if len(rows)}
 
 
-def held_out(data: Observations, recipe: Recipe) -> NDArray[np.bool_]:
-    """Which observations (n,) are validation; whole tiles at random, or whole blocks."""
-    from train.data.splits import block_of
+def split_of(data: Observations, recipe: Recipe) -> Split:
+    """Which rows each part has.
 
-    if recipe.data.split == "blocks":
-        groups = block_of(data.lonlat().numpy(), recipe.data.block_degrees)
-    else:
-        groups = np.arange(len(data))
-    generator = np.random.default_rng([recipe.training.seed, 1])
-    unique, inverse = np.unique(groups, return_inverse=True)
-    chosen = generator.random(len(unique)) < recipe.data.validation
-    return np.asarray(chosen[inverse])
+    Raises:
+        SpecError: shares make no sense, or too few observations.
+    """
+    asked, seed = recipe.data, recipe.training.seed
+    shares = (1.0 - asked.validation - asked.test, asked.validation, asked.test)
+    if asked.split == "blocks":
+        lonlat = np.asarray(data.lonlat(), np.float64)
+        return block_split(lonlat, asked.block_degrees, shares, seed, asked.buffer_km)
+    groups = getattr(data, "tiles", None)
+    return random_split(len(data), shares, seed, None if groups is None else np.asarray(groups()))
