@@ -71,7 +71,7 @@ class Normalise(nn.Module):
             change = f"Cut {self.size} x {self.size}, or set size or other_sizes = resize."
             raise SpecError("cannot encode images", found, change)
         x = (images.float() - self.mean) / self.std
-        self._check_units(images, x)
+        self._check_units(images.detach(), x.detach())
         if x.shape[2:] != (self.size, self.size):
             side = (self.size, self.size)
             x = nn.functional.interpolate(x, side, mode="bilinear", align_corners=False, antialias=True)
