@@ -107,7 +107,8 @@ def test_photos_may_be_resized_and_keep_their_mean():
         ({"backbone": "test_maxvit", "size": 40}, "Choose another size or backbone"),
         ({"bands": 4}, "Give a mean and a positive std for each band"),
         ({"std": (1.0, 0.0, 1.0)}, "Give a mean and a positive std for each band"),
-        ({"freeze": "all"}, "freeze = 'all' without weights"),
+        ({"freeze": "all", "dim": 0}, "freeze = 'all' without weights"),
+        ({"freeze": "all", "weights": "some.safetensors"}, "Set dim = 0, or freeze = backbone"),
         ({"freeze": "some"}, "Use nothing, backbone or all"),
         ({"dim": -1}, "dim -1"),
     ],
@@ -172,7 +173,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode_and_never_moves(tmp_path, pa
     """Pitfall 7, and defect 5 of CRISP's prototype: parents are set to train, BatchNorm does not follow."""
     _, path = weights_of(tmp_path)
     owner = nn.Module()
-    owner.encoder = ImageEncoder(replace(TINY, weights=path, freeze=part))
+    owner.encoder = ImageEncoder(replace(TINY, weights=path, freeze=part, dim=0 if part == "all" else 16))
     owner.train()
     assert not owner.encoder.backbone.training
     assert not any(m.training for m in owner.encoder.backbone.modules())

@@ -46,7 +46,8 @@ class ImageConfig:
     other_sizes: OtherSizes = "refuse"
     """`refuse` images of another size (a chip's pixel has metres), or `resize` them (a photo's has none)."""
     freeze: Freeze = "nothing"
-    """What never learns and stays in evaluation mode; needs `weights`."""
+    """What never learns and stays in evaluation mode; needs `weights`. `all` wants dim = 0: a projection that
+    never learns is a random one."""
     weights: str = ""
     """Local safetensors file of the backbone; "" starts from random weights."""
 
@@ -62,6 +63,9 @@ class ImageConfig:
                 "Give weights = a safetensors file, or set freeze = nothing: random features carry little."
             )
             raise SpecError("cannot freeze an image encoder", found, change)
+        if self.freeze == "all" and self.dim:
+            found = f"freeze = 'all' with a projection to dim = {self.dim}, which would stay random"
+            raise SpecError("cannot freeze an image encoder", found, "Set dim = 0, or freeze = backbone.")
         if self.dim < 0:
             raise SpecError("cannot build an image encoder", f"dim {self.dim}", "Give a width >= 0.")
 

@@ -27,7 +27,14 @@ from train.encoders.mae import GROUND_PAPER, MaeConfig, MaskedAutoencoder
 from train.encoders.mae import TINY as TINY_MAE
 from train.encoders.metadata import MetadataConfig, MetadataTokens
 from train.errors import SpecError
-from train.objectives.paired import PUBLISHED_SCALE, Contrast, ContrastConfig, unknown_view, view
+from train.objectives.paired import (
+    PUBLISHED_SCALE,
+    Contrast,
+    ContrastConfig,
+    check_widths,
+    unknown_view,
+    view,
+)
 
 _CHIPS = ImageConfig("vit_base_patch16_224", dim=0)
 _METADATA = MetadataConfig()
@@ -93,9 +100,7 @@ class Cve(nn.Module):
         self.config = config
         self.ground = MaskedAutoencoder(config.ground)
         self.aerial = ImageEncoder(config.aerial)
-        if self.aerial.dim != self.ground.dim:
-            found = f"widths {self.ground.dim} and {self.aerial.dim}"
-            raise SpecError("cannot build a CVE-MAE", found, f"Set aerial.dim to {self.ground.dim}.")
+        check_widths(self.ground.dim, self.aerial.dim)
         self.metadata = MetadataTokens(config.metadata, self.ground.dim) if config.meta else None
         if config.meta:
             self.views = (*type(self).views, "lonlat", "date")

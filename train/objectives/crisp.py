@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from train.batch import Batch
 from train.encoders.image import ImageConfig, ImageEncoder
-from train.errors import SpecError
-from train.objectives.paired import Contrast, ContrastConfig, unknown_view, view
+from train.objectives.paired import Contrast, ContrastConfig, check_widths, unknown_view, view
 
 _BYTES = (127.5,) * 4  # mean and deviation of any uint8 bands: replace by the imagery's own
 _PHOTOS = ImageConfig(other_sizes="resize")
@@ -41,12 +40,8 @@ class CrispConfig:
     """Temperature, and what pairs of one tile are."""
 
     def __post_init__(self) -> None:
-        for name, image in (("ground", self.ground), ("aerial", self.aerial)):
-            if image.dim == 0:
-                raise SpecError("cannot contrast the encoders", f"{name}.dim 0", "Give both the same width.")
-        if self.ground.dim != self.aerial.dim:
-            found = f"widths {self.ground.dim} and {self.aerial.dim}"
-            raise SpecError("cannot contrast the encoders", found, "Give both embeddings the same width.")
+        if 0 not in (self.ground.dim, self.aerial.dim):
+            check_widths(self.ground.dim, self.aerial.dim)
 
 
 RECOMMENDED = CrispConfig()
@@ -71,7 +66,8 @@ class Crisp(nn.Module):
         config: Two encoders and their contrast.
 
     Raises:
-        SpecError: for a backbone that timm does not know, or that cannot eat such images.
+        SpecError: for a backbone that timm does not know, or that cannot eat such images, or encoders of
+            different width.
         CheckpointError: when weights of a backbone cannot be read.
     """
 
@@ -82,6 +78,7 @@ class Crisp(nn.Module):
         self.config = config
         self.ground = ImageEncoder(config.ground)
         self.aerial = ImageEncoder(config.aerial)
+        check_widths(self.ground.dim, self.aerial.dim)
         self.contrast = Contrast(config.contrast)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -9,7 +9,9 @@ and why:
 - It starts empty instead of filled with noise, and remembers tiles, so that older embeddings of the photo's
   own tile are left out (`same`); with fewer tiles than places in the queue it mostly holds its own positives.
 - The chips in the queue come from a slow copy of the aerial encoder (momentum); the photo's own chip comes
-  from the encoder that learns. Published is a frozen encoder: `aerial.freeze = "all"`.
+  from the encoder that learns. Published is a frozen encoder (`aerial.freeze = "all"`).
+- The other chips of the batch are negatives, too (`in_batch`). With the queue alone an aerial encoder that
+  learns is only ever pulled towards photos and never pushed, and collapses; so that is refused.
 - Clusters of places are computed here (`geo_clusters`), on the sphere, from the training places.
 """
 
@@ -29,7 +31,7 @@ from train.encoders.image import ImageConfig, ImageEncoder
 from train.encoders.positional import check_lonlat, unit_vector
 from train.errors import SpecError
 from train.objectives.contrast import LogScale, gather
-from train.objectives.paired import ContrastConfig, unknown_view, view
+from train.objectives.paired import ContrastConfig, check_widths, unknown_view, view
 
 _PHOTOS = ImageConfig(other_sizes="resize")
 _CHIPS = ImageConfig()
@@ -52,17 +54,23 @@ class MocoGeoConfig:
     """Clusters of places."""
     geo_weight: float = 1.0
     """Weight of telling the cluster beside the contrast."""
+    in_batch: bool = True
+    """Whether the batch's other chips are negatives beside the queue; False needs aerial.freeze = all."""
     contrast: ContrastConfig = _CONTRAST
-    """Temperature; chips of the photo's tile in the queue are negatives or left out (mask)."""
+    """Temperature; other chips of the photo's tile are negatives or left out (mask)."""
 
     def __post_init__(self) -> None:
         what = "cannot build MoCo-Geo"
-        if not self.ground.dim == self.aerial.dim > 0:
-            found = f"widths {self.ground.dim} and {self.aerial.dim}"
-            raise SpecError(what, found, "Give both embeddings the same width.")
+        if 0 not in (self.ground.dim, self.aerial.dim):
+            check_widths(self.ground.dim, self.aerial.dim)
         if self.queue < 1 or self.clusters < 2 or not 0.0 <= self.momentum < 1.0 or self.geo_weight < 0.0:
             found = f"queue {self.queue}, clusters {self.clusters}, momentum {self.momentum}"
             raise SpecError(what, found, "Give a queue >= 1, clusters >= 2, momentum in [0, 1), weight >= 0.")
+        if not self.in_batch and self.aerial.freeze != "all":
+            found = f"in_batch = false with aerial.freeze = {self.aerial.freeze!r}"
+            raise SpecError(
+                what, found, "Set in_batch = true: a queue alone lets a trained encoder collapse."
+            )
         if self.contrast.same == "positives":
             raise SpecError(what, "contrast.same = 'positives'", "Use negatives or mask with a queue.")
 
@@ -70,7 +78,7 @@ class MocoGeoConfig:
 RECOMMENDED = MocoGeoConfig()
 """Learnt scale, chips of the photo's own tile left out."""
 PAPER = MocoGeoConfig(contrast=ContrastConfig(scale=1.0, learn_scale=False, same="negatives"))
-"""No temperature, everything in the queue a negative."""
+"""No temperature, everything a negative; published is also a frozen aerial encoder, with in_batch = false."""
 TINY = MocoGeoConfig(
     ground=ImageConfig("test_resnet", size=32, dim=64, other_sizes="resize"),
     aerial=ImageConfig("test_resnet", size=32, dim=64),
@@ -124,7 +132,8 @@ class MocoGeo(nn.Module):
         config: Encoders, queue and clusters.
 
     Raises:
-        SpecError: for a backbone that timm does not know, or that cannot eat such images.
+        SpecError: for a backbone that timm does not know, or that cannot eat such images, or encoders of
+            different width.
         CheckpointError: when weights of a backbone cannot be read.
     """
 
@@ -142,9 +151,10 @@ class MocoGeo(nn.Module):
         self.ground = ImageEncoder(config.ground)
         self.aerial = ImageEncoder(config.aerial)
         self.slow_aerial = copy.deepcopy(self.aerial).requires_grad_(False)
-        self.cluster = nn.Linear(config.ground.dim, config.clusters)
+        check_widths(self.ground.dim, self.aerial.dim)
+        self.cluster = nn.Linear(self.ground.dim, config.clusters)
         self.scale = LogScale(config.contrast.scale, config.contrast.learn_scale)
-        self.register_buffer("queue", torch.zeros(config.queue, config.aerial.dim))
+        self.register_buffer("queue", torch.zeros(config.queue, self.aerial.dim))
         self.register_buffer("queue_tile", torch.full((config.queue,), -1))
         self.register_buffer("queue_label", torch.full((config.queue,), -1))
         self.register_buffer("queue_full", torch.zeros(config.queue, dtype=torch.bool))
@@ -210,17 +220,22 @@ class MocoGeo(nn.Module):
         self._prepared = True
 
     def _queue_loss(self, ground: Tensor, aerial: Tensor, tile: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of a photo's own chip against the queue; 0 while that is empty."""
-        scale = self.scale()
-        own = scale * (ground * aerial).sum(dim=1, keepdim=True)  # (n, 1)
-        others = scale * ground @ self.queue.T.clone()  # (n, queue); cloned, as the queue moves on
-        out = ~self.queue_full.expand_as(others)
-        if self.config.contrast.same == "mask":
-            out = out | ((tile[:, None] == self.queue_tile) & (tile[:, None] >= 0))
-            if self.config.contrast.same_species:
-                out = out | ((label[:, None] == self.queue_label) & (label[:, None] >= 0))
-        logits = torch.cat([own, others.masked_fill(out, -torch.inf)], dim=1)
-        return nn.functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+        """Cross-entropy of a photo's own chip against those of the queue and of the batch."""
+        own = torch.eye(len(ground), dtype=torch.bool, device=ground.device)
+        batch_out = self._same(tile, tile, label, label) if self.config.in_batch else torch.ones_like(own)
+        queue_out = ~self.queue_full | self._same(tile, self.queue_tile, label, self.queue_label)
+        chips = torch.cat([aerial, self.queue])  # a copy, as the queue moves on before the backward pass
+        out = torch.cat([batch_out & ~own, queue_out], dim=1)
+        logits = (self.scale() * ground @ chips.T).masked_fill(out, -torch.inf)  # (n, n + queue)
+        target = torch.arange(len(ground), device=ground.device)
+        return nn.functional.cross_entropy(logits, target)
+
+    def _same(self, tile: Tensor, other_tile: Tensor, label: Tensor, other_label: Tensor) -> Tensor:
+        """(n, m) bool, True where two chips are not to be told apart."""
+        same = (tile[:, None] == other_tile) & (tile[:, None] >= 0)
+        if self.config.contrast.same_species:
+            same = same | ((label[:, None] == other_label) & (label[:, None] >= 0))
+        return same if self.config.contrast.same == "mask" else torch.zeros_like(same)
 
     def _geo_loss(self, told: Tensor, lonlat: Tensor) -> Tensor:
         """Cross-entropy of the cluster, told from the photo; over the places that are known."""

@@ -49,6 +49,17 @@ def view(batch: Batch, name: str) -> Tensor:
     return batch[name]
 
 
+def check_widths(ground: int, aerial: int) -> None:
+    """Refuses embeddings of different width.
+
+    Raises:
+        SpecError: when the widths differ.
+    """
+    if ground != aerial:
+        found = f"widths {ground} and {aerial} of ground and aerial"
+        raise SpecError("cannot contrast the encoders", found, "Give both embeddings the same width.")
+
+
 def unknown_view(name: str, known: tuple[str, ...]) -> SpecError:
     """The refusal to encode a view for which an objective has no encoder."""
     return SpecError("cannot encode a view", f"{name!r}", f"Use one of: {', '.join(known)}.")
