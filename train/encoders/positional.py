@@ -61,8 +61,8 @@ def check_lonlat(lonlat: Tensor) -> None:
         raise SpecError(
             "cannot encode locations", "a coordinate that is not finite", "Remove missing coordinates."
         )
-    if len(lonlat) and (float(lonlat[:, 1].abs().max()) > 90.0 or float(lonlat[:, 0].abs().max()) > 360.0):
-        lon, lat = (float(v) for v in lonlat.abs().amax(dim=0))
+    lon, lat = lonlat.detach().abs().amax(dim=0).tolist() if len(lonlat) else (0.0, 0.0)
+    if lat > 90.0 or lon > 360.0:
         found = f"latitudes to {lat:g}, longitudes to {lon:g}"
         raise SpecError("cannot encode locations", found, "Give longitude, then latitude, in degrees.")
 

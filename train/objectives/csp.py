@@ -48,8 +48,10 @@ from train.sampling import Box, Keep, sample_box, sample_where
 from train.spec import LocationSpec
 
 Tau = Literal["tau0", "tau1", "tau2"]
-_GRID = {"r_min": 0.01, "r_max": 360.0, "count": 32}
+_VIEWS, _PROJECTIONS, _FORMS = ("feature", "ground", "aerial"), ("mlp", "linear"), ("mc", "nce", "mse")
+_CHOICES = {"view": _VIEWS, "projection": _PROJECTIONS, "form": _FORMS}
 _IMAGE = ImageConfig(dim=0)
+_GRID = {"r_min": 0.01, "r_max": 360.0, "count": 32}
 _SPEC = LocationSpec("grid", _GRID, hidden=512, blocks=1, dim=256, network="ffn_gelu")
 
 
@@ -95,11 +97,7 @@ class CspConfig:
     """Study area, for L: west, south, east, north [degrees]; west > east crosses the antimeridian."""
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("view", ("feature", "ground", "aerial")),
-            ("projection", ("mlp", "linear")),
-            ("form", ("mc", "nce", "mse")),
-        ):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise _refused(f"{name} = {getattr(self, name)!r}", f"Use one of: {', '.join(known)}.")
         if unknown := set(self.learnable) - {"tau0", "tau1", "tau2"}:
@@ -126,15 +124,9 @@ def _refused(found: str, change: str) -> SpecError:
 RECOMMENDED = CspConfig()
 """Term B alone, both ways, with a learnt temperature."""
 PAPER_INAT = CspConfig(
-    location=replace(_SPEC, network="ffn"),
-    symmetric=False,
-    mask_tile=False,
-    random_weight=1.0,
-    dropout_weight=1.0,
-    tau0=1.0,
-    tau1=1.0,
-    learnable=(),
-)
+    location=replace(_SPEC, network="ffn"), symmetric=False, mask_tile=False,
+    random_weight=1.0, dropout_weight=1.0, tau0=1.0, tau1=1.0, learnable=(),
+)  # fmt: skip
 """CSP-MC-BLD of the paper on iNat2018, Inception features of 2048 numbers."""
 PAPER_FMOW = replace(PAPER_INAT, location=_SPEC)
 """The same on fMoW, features of a ResNet-50."""
