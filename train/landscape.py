@@ -223,11 +223,11 @@ class Landscape:
     def _tiles(self, lonlat: Floats) -> NDArray[np.int64]:
         """Number of the tile of each place, row by row from the south-west of the world."""
         cell = np.floor((lonlat - SOUTH_WEST) / self.world.tile).astype(np.int64)
-        return cell[:, 1] * self._across + cell[:, 0]
+        return np.asarray(cell[:, 1] * self._across + cell[:, 0], np.int64)
 
     def _centres(self, tiles: NDArray[np.int64]) -> Floats:
         cell = np.stack([tiles % self._across, tiles // self._across], axis=1)
-        return (cell + 0.5) * self.world.tile + SOUTH_WEST
+        return np.asarray((cell + 0.5) * self.world.tile + SOUTH_WEST)
 
     @property
     def _across(self) -> int:

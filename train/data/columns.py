@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 
 NO_PLACE, BAD_PLACE, BAD_DATE = "no coordinates", "coordinates out of range", "date out of range"
 UNKNOWN_CLASS, FEW = "class not in the list", "class with too few samples"
+SWAPPED = 0.2  # share of latitudes beyond the poles from which on columns count as swapped
 MONTH_ENDS = np.cumsum([0, *(calendar.monthrange(2001, month)[1] for month in range(1, 13))])
 
 
@@ -106,7 +107,8 @@ class Sieve:
         known = self.frame[["lon", "lat"]].dropna().to_numpy(np.float64)
         beyond = np.abs(known[:, 1]) > 90
         swapped = beyond & (np.abs(known[:, 1]) <= 180) & (np.abs(known[:, 0]) <= 90)
-        if len(known) and 2 * swapped.sum() > len(known):
+        could_be = bool((np.abs(known[:, 0]) <= 90).all())  # one wrong latitude is no swap
+        if swapped.mean() > (SWAPPED if could_be else 0.5) if len(known) else False:
             lon, lat = known[np.flatnonzero(swapped)[0]]
             found = f"longitude {lon:g} and latitude {lat:g}, and {int(swapped.sum()) - 1} more like it"
             raise SpecError(self.what, found, "Swap longitude and latitude.")

@@ -196,7 +196,7 @@ def _digest(table: pd.DataFrame, files: Sequence[Path]) -> str:
 
 
 def _sift_images(folder: Path, images: Sequence[str]) -> dict[str, Any]:
-    """What unpacking found of every row: verdicts on photo and tile, entry of the photo, number of the tile."""
+    """What unpacking found of every row: verdicts, entry of the photo, number of the tile."""
     found = pd.read_parquet(folder / "rows.parquet")
     blank = np.full(len(found), "", dtype=object)
     return {
