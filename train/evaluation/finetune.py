@@ -1,7 +1,8 @@
 """Fine-tuning: the encoders of one or two views and a linear head, all learning from labels.
 
 The head sees the features before the projection (methods section 3.1 puts BirdSAT's classifier on the class
-token, too), each view brought to mean 0 and deviation 1, so that encoders of different scale start alike.
+token, too), each view shifted and scaled to mean 0 and deviation 1 at the start, so that encoders of other
+scale start alike.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch.utils.data import DataLoader
 from train.batch import Batch, Observations, collate, to_device
 from train.data.table import Selection
 from train.errors import SpecError
-from train.evaluation.embed import batches, device_of, encode, evaluating
+from train.evaluation.embed import batches, device_of, embed_views, encode, evaluating
 from train.evaluation.scores import Ints, Prediction, normalised, positions
 from train.evaluation.tuning import TuningConfig, tune
+
+SCALED_BY = 512  # training rows that tell the scale of features
 
 
 class Classifier(nn.Module):
@@ -30,24 +33,27 @@ class Classifier(nn.Module):
 
     Args:
         model: Has `encode(view, batch)`, and `features` where the head is better off before a projection.
-        views: Which views are read.
-        widths: Width of the features of each.
+        scales: View -> mean (d,) float32 of its features at the start, and their deviation over all of them.
         prior: (k,) float32 log frequencies of the classes, where the head's bias starts.
     """
 
-    def __init__(self, model: nn.Module, views: Sequence[str], widths: Sequence[int], prior: Tensor) -> None:
+    def __init__(self, model: nn.Module, scales: dict[str, tuple[Tensor, Tensor]], prior: Tensor) -> None:
         super().__init__()
-        self.model, self.views = model, tuple(views)
-        self.head = nn.Linear(sum(widths), len(prior))
+        self.model, self.views = model, tuple(scales)
+        self.register_buffer("mean", torch.cat([mean for mean, _ in scales.values()]))
+        self.register_buffer("std", torch.cat([std.expand_as(mean) for mean, std in scales.values()]))
+        self.head = nn.Linear(len(self.mean), len(prior))
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.copy_(prior)
 
+    mean: Tensor
+    std: Tensor
+
     def forward(self, batch: Batch) -> Tensor:
         """A batch with all the views -> (n, k) logits."""
-        given = [encode(self.model, view, batch, "features") for view in self.views]
-        scaled = [nn.functional.layer_norm(x.float(), x.shape[1:]) for x in given]
-        logits: Tensor = self.head(torch.cat(scaled, dim=1))
+        given = [encode(self.model, view, batch, "features").float() for view in self.views]
+        logits: Tensor = self.head((torch.cat(given, dim=1) - self.mean) / self.std)
         return logits
 
 
@@ -66,13 +72,14 @@ class _Fit:
         labels = np.asarray(self.train.labels(), np.int64)
         counts = torch.from_numpy(np.bincount(positions(self.classes, labels)[0]))
         self.prior = (counts / counts.sum()).log().float()
-        first = collate([self.train[0]])
-        with evaluating(self.model):
-            on_device = to_device(first, device_of(self.model))
-            self.widths = [encode(self.model, view, on_device, "features").shape[1] for view in self.views]
+        few = Selection(
+            self.train, np.linspace(0, len(labels) - 1, min(len(labels), SCALED_BY)).astype(np.int64)
+        )
+        start = embed_views(self.model, few, self.views, self.config.batch, layer="features").vectors
+        self.scales = {view: _scale(torch.from_numpy(features)) for view, features in start.items()}
 
     def start(self) -> Classifier:
-        made = Classifier(copy.deepcopy(self.model), self.views, self.widths, self.prior)
+        made = Classifier(copy.deepcopy(self.model), self.scales, self.prior)
         return made.to(device_of(self.model))
 
     def head(self, network: nn.Module) -> nn.Module:
@@ -89,6 +96,11 @@ class _Fit:
     def validation(self, network: nn.Module) -> float:
         truth = np.asarray(self.held.labels(), np.int64)
         return predict(network, self.held, self.classes).scores(truth)["log_loss"]
+
+
+def _scale(features: Tensor) -> tuple[Tensor, Tensor]:
+    mean = features.mean(dim=0)
+    return mean, (features - mean).square().mean().sqrt().clamp(min=1e-6)
 
 
 def finetune(

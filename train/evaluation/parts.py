@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.batch import Observations
+from train.data.registry import open_observations
 from train.data.splits import Split, block_split, random_split
 from train.errors import SpecError
+from train.pretrain import recipe_of
+from train.recipe import split_of
 
 Kind = Literal["random", "blocks"]
 RANDOM_SHARES = (0.7, 0.15, 0.15)
@@ -57,18 +60,14 @@ def open_pool(card: dict[str, Any], path: Path | None = None, kind: str = "", **
     Args:
         card: Of the run.
         path: Another data set than that of the run; all of it is fresh.
-        kind: Its layout, as train.data names it; that of the run when empty.
-        options: Of its loader.
+        kind: Its layout, as train.data.registry names it; that of the run when empty.
+        options: Of its loader. Without path, kind and options it is the run's own data.
 
     Raises:
         SpecError: when the run held nothing out, or `path` is what it was trained on.
     """
-    from train.data import open_observations  # imported here: a division is tested without any loader
-    from train.pretrain import recipe_of
-    from train.recipe import split_of
-
     recipe = recipe_of(card)
-    if path is None:
+    if path is None and not kind and not options:
         data = open_observations(recipe.data.kind, recipe.data.path or None, **recipe.data.options)
         fresh = np.ones(len(data), bool)
         fresh[split_of(data, recipe).train] = False
@@ -79,8 +78,9 @@ def open_pool(card: dict[str, Any], path: Path | None = None, kind: str = "", **
         return Pool(data, fresh, ("random", "blocks") if recipe.data.split == "random" else ("blocks",))
     data = open_observations(kind or recipe.data.kind, path, **options)
     if data.digest == card.get("data", {}).get("digest"):
-        found = f"{path} is what the run was trained on"
-        raise SpecError("cannot evaluate the run", found, "Leave --data out: what the run held out is used.")
+        found = f"{path or kind} is what the run was trained on"
+        change = "Leave --data and --kind out: what the run held out is used."
+        raise SpecError("cannot evaluate the run", found, change)
     return Pool(data, np.ones(len(data), bool))
 
 

@@ -48,10 +48,6 @@ class Groups:
         at = np.searchsorted(known, self.query).clip(max=len(known) - 1)
         return np.where(known[at] == self.query, counts[at], 0)
 
-    def flipped(self) -> Groups:
-        """The groups when gallery entries ask."""
-        return Groups(self.gallery, self.query)
-
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -85,6 +81,18 @@ def instances(tile: Ints) -> Ints:
     """(n,) instance of each observation: its tile, or an instance of its own where that is unknown."""
     own = np.arange(len(tile)) + tile.max(initial=-1) + 1
     return np.where(tile >= 0, tile, own)
+
+
+def levels_of(tile: Ints, labels: Ints) -> dict[str, Groups]:
+    """Level -> which partners are right, for a gallery of the queries' own observations.
+
+    Args:
+        tile: (n,) int64 aerial tile, -1 where unknown.
+        labels: (n,) int64 class, -1 where unknown; without any label there is no class level.
+    """
+    same = instances(tile)
+    levels = {"instance": Groups(same, same)}
+    return {**levels, "class": Groups(labels, labels)} if (labels >= 0).any() else levels
 
 
 def best_ranks(
@@ -259,10 +267,7 @@ def retrieve(
         device: Where products are computed; the CPU when None.
     """
     first, second = vectors
-    same = instances(tile)
-    levels = {"instance": Groups(same, same)}
-    if (labels >= 0).any():
-        levels["class"] = Groups(labels, labels)
+    levels = levels_of(tile, labels)
     out = []
     for query, gallery in ((first, second), (second, first)):
         ranks = best_ranks(vectors[query], vectors[gallery], levels, chunk, device)
