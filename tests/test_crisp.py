@@ -47,9 +47,10 @@ def model(config=TINY, seed=0):
 def learn(batch, steps, config=TINY):
     """A model trained on random rows of a batch of pairs."""
     network = model(config).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     n = len(batch["row"])
-    for _ in range(steps):
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 3e-3 * (1.0 - step / steps)
         rows = torch.randperm(n)[:32]
         optimiser.zero_grad()
         network({name: value[rows] for name, value in batch.items()})["loss"].backward()
