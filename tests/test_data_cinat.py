@@ -24,7 +24,10 @@ def root(tmp_path):
 
 
 def test_the_number_of_a_tile_counts_the_rows_of_the_csv(root):
-    """Methods 1.2: column 2 points into `images`; tile k belongs to row k of the CSV. Defects 3.6, 13 and 14."""
+    """Methods 1.2: column 2 points into `images`; tile k belongs to row k of the CSV.
+
+    Photos may be grey or CMYK (methods 3.6, defects 13 and 14).
+    """
     data = cinat.open(root, ground_pixels=32, aerial_pixels=20)
     assert len(data) == len(ROWS) and data.dropped == {}
     assert data.classes == tuple(f"Avis {each}" for each in LAYOUTS.CINAT_IDS)

@@ -33,9 +33,12 @@ def halves(size=(80, 60)):
 
 @pytest.mark.parametrize(
     ("mode", "kind"),
-    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"),
-     ("1", "PNG"), ("CMYK", "TIFF")],
-)  # fmt: skip
+    [
+        *((mode, "JPEG") for mode in ("RGB", "L", "CMYK")),
+        *((mode, "PNG") for mode in ("L", "P", "LA", "RGBA", "1")),
+        ("CMYK", "TIFF"),
+    ],
+)
 def test_every_mode_becomes_rgb(mode, kind):
     """Methods 3.6, defects 13 and 14: grey and CMYK pictures are read, and are themselves."""
     pixels = read_picture(encoded(Image.new("RGB", (50, 30), (255, 255, 255)).convert(mode), kind), 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,7 +27,7 @@ def test_subsets_are_nested_stratified_and_hold_every_class(seed, n):
     found = label_subsets(labels, seed=seed)
     assert list(found) == list(RATIOS)
     counts = np.bincount(labels[labels >= 0])
-    for small, large in zip(RATIOS, RATIOS[1:], strict=False):
+    for small, large in itertools.pairwise(RATIOS):
         assert set(found[small]) <= set(found[large])
     for ratio, rows in found.items():
         assert (np.diff(rows) > 0).all() and rows.dtype == np.int64

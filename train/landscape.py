@@ -48,6 +48,9 @@ class Landscape:
         scales = np.geomspace(w.finest, w.coarsest, w.environment)
         self._waves = rng.normal(size=(2, w.environment, WAVES)) / scales[:, None]  # (2, fields, waves)
         self._phases = rng.uniform(0, 2 * math.pi, (w.environment, WAVES))
+        self._middle, self._spread = np.zeros(w.environment), np.ones(w.environment)
+        over = self.environment(self._grid(40, 40).reshape(-1, 2))
+        self._middle, self._spread = over.mean(axis=0), over.std(axis=0)
         self._optimum = rng.normal(0, 1, (w.species, w.environment))
         self._care = rng.gamma(0.7, 1 / 0.7, (w.species, w.environment)) / w.niche**2
         self._cities = self._uniform(w.cities, rng)
@@ -58,7 +61,7 @@ class Landscape:
         self.classes = tuple(f"species {number:03d}" for number in range(w.species))
 
     def environment(self, lonlat: Floats) -> Floats:
-        """The environment at places: smooth fields with mean about 0 and deviation about 1.
+        """The environment at places: smooth fields with mean 0 and deviation 1 over the box.
 
         Args:
             lonlat: (n, 2) degrees, any place.
@@ -72,7 +75,7 @@ class Landscape:
         for k in range(self.world.environment):
             angle = np.outer(x, self._waves[0, k]) + np.outer(y, self._waves[1, k]) + self._phases[k]
             found[:, k] = math.sqrt(2 / WAVES) * np.cos(angle).sum(axis=1)
-        return found
+        return (found - self._middle) / self._spread
 
     def truth(self, lonlat: Floats, month: int | None = None) -> Floats:
         """The probability that an observation at a place is of a species.
@@ -112,12 +115,9 @@ class Landscape:
         Returns:
             Lon, lat (rows, cols, 2) of the cells' centres, and probabilities (species, rows, cols).
         """
-        w = self.world
-        lon = w.west + (np.arange(cols) + 0.5) * (w.east - w.west) / cols
-        lat = w.north - (np.arange(rows) + 0.5) * (w.north - w.south) / rows
-        lonlat = np.stack(np.meshgrid(lon, lat), axis=-1)
+        lonlat = self._grid(rows, cols)
         p = self.truth(lonlat.reshape(-1, 2), month)
-        return lonlat, p.T.reshape(w.species, rows, cols)
+        return lonlat, p.T.reshape(self.world.species, rows, cols)
 
     def bayes_top1(self, lonlat: Floats | None = None) -> float:
         """How often the best guess from the place alone is right, expected at places.
@@ -191,6 +191,13 @@ class Landscape:
         rng = np.random.default_rng([self.seed, 3, seed, species])
         looks = self._scenery.looks(np.full(len(lonlat), species), self.world.look_alike, rng)
         return self._scenery.photos(looks, self.environment(lonlat), self.world.photo_noise, rng)
+
+    def _grid(self, rows: int, cols: int) -> Floats:
+        """(rows, cols, 2) lon, lat of cells' centres over the box, north first."""
+        w = self.world
+        lon = w.west + (np.arange(cols) + 0.5) * (w.east - w.west) / cols
+        lat = w.north - (np.arange(rows) + 0.5) * (w.north - w.south) / rows
+        return np.stack(np.meshgrid(lon, lat), axis=-1)
 
     def _uniform(self, n: int, rng: np.random.Generator) -> Floats:
         """(n, 2) places uniform on the sphere inside the box."""

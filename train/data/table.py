@@ -126,7 +126,7 @@ def centre(image: NDArray[Any], pixels: int) -> NDArray[Any]:
     return image[..., top : top + pixels, left : left + pixels]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ObservationTable(Dataset[Batch]):
     """Observations, as `train.batch.Observations` describes them.
 
