@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from train.batch import collate
 from train.data import images
-from train.data.augment import AERIAL, GROUND, Augmentation, Augmented, augment
+from train.data.augment import AERIAL, GROUND, Augmentation, Augmented, augment, augment_batch, augmented
 from train.data.images import CORRUPT, MISSING, PictureError, check_pictures, read_picture
+from train.data.table import Selection
 from train.errors import SpecError
 from train.landscape import Landscape, World
 
@@ -176,6 +178,59 @@ def test_chips_from_above_are_turned_but_not_scaled():
     assert all(sorted(each) == list(range(36)) for each in seen)
     part = augment(image, Augmentation(pixels=4, crop=1.0, flip=False, jitter=0.0))
     assert part.shape == (1, 4, 4) and part[0, 0, 1] - part[0, 0, 0] == 1
+
+
+def test_a_crop_shows_its_part_of_the_image():
+    """Crops are rectangles of at least the asked area, upright, at even scale."""
+    side = 64
+    image = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).float() + 0.5
+    how = Augmentation(crop=0.25, stretch=0.2, flip=False, jitter=0.0)
+    for made in augment_batch(image.repeat(100, 1, 1, 1), how):
+        down, right = made[0, :, 0].diff(), made[1, 0].diff()
+        assert down[2:-2].std() < 1e-3 and right[2:-2].std() < 1e-3  # an even scale
+        tall, wide = float(down[5]) * side, float(right[5]) * side
+        assert 0.24 * side**2 < tall * wide < 1.01 * side**2
+        assert 1 / 1.21 < tall / wide < 1.21
+        assert made.min() >= 0.5 and made.max() <= side - 0.5
+
+
+def test_shrinking_crops_do_not_alias():
+    checks = (torch.arange(128)[:, None] + torch.arange(128)) % 2 * 200.0
+    made = augment(checks[None], Augmentation(pixels=16, crop=0.9, jitter=0.0))
+    assert (made - 100).abs().max() < 10
+
+
+def test_every_image_of_a_batch_changes_in_its_own_way():
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).repeat(20, 1, 1, 1)
+    made = augment_batch(images, GROUND)
+    assert len({tuple(each.flatten().tolist()) for each in made}) == 20
+    flipped = augment_batch(images, Augmentation(crop=1.0, jitter=0.0))
+    mirrored = sum(torch.equal(each, images[0].flip(-1)) for each in flipped)
+    assert 0 < mirrored < 20
+    assert mirrored + sum(torch.equal(each, images[0]) for each in flipped) == 20
+
+
+def test_batches_are_what_collated_items_are():
+    data = Landscape(0, World(species=4, pixels=16)).observations(12)
+    part = Selection(data, [7, 3, 9, 1])
+    rows = np.array([2, 0])
+    for of in (data, part, Augmented(part, {})):
+        quick, slow = of.batch(rows), collate([of[int(row)] for row in rows])
+        assert set(quick) == set(slow)
+        for name, value in slow.items():
+            assert torch.equal(quick[name], value) and quick[name].dtype == value.dtype
+    torch.manual_seed(0)
+    changed = Augmented(part, {"ground": GROUND}).batch(rows)
+    assert not torch.equal(changed["ground"], part.batch(rows)["ground"])
+    assert torch.equal(changed["aerial"], part.batch(rows)["aerial"])
+
+
+def test_recipes_name_what_may_happen():
+    data = Landscape(0, World(species=4, pixels=16)).observations(3)
+    made = augmented(data, {"ground": {"crop": 0.5}, "aerial": {}})
+    assert made.how == {"ground": Augmentation(crop=0.5), "aerial": AERIAL}
+    with pytest.raises(SpecError, match="Its fields are: crop, flip"):
+        augmented(data, {"ground": {"colour": 1}})
 
 
 def test_nan_is_not_hidden_by_augmentation():

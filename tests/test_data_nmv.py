@@ -144,6 +144,7 @@ def test_workers_read_the_same(made):
     loader = torch.utils.data.DataLoader(data, 12, num_workers=1, collate_fn=collate)
     (loaded,) = loader
     assert all(torch.equal(loaded[name], batch[name]) for name in batch)
+    assert all(torch.equal(value, batch[name]) for name, value in data.batch(np.arange(12)).items())
 
 
 def without(name):

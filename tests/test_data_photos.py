@@ -49,6 +49,15 @@ def test_photos_of_every_mode_with_their_species_place_and_day(table):
         assert item["date"].tolist() == [1 + row, 20 + row]
 
 
+def test_photos_of_one_place_belong_together(table):
+    rewritten(table, cells("longitude", "-121.5", 1))
+    rewritten(table, cells("latitude", "37.0000", 1))
+    rewritten(table, cells("longitude", "", 3))
+    tiles = photos.open(table, unplaced="keep").tiles()
+    assert tiles[0] == tiles[1] and tiles[3] == -1
+    assert len(set(tiles.tolist())) == 5
+
+
 def test_headers_are_told_by_their_names_and_may_be_absent(table):
     rewritten(
         table, lambda lines: ["Photo,Species,decimalLongitude,decimal_latitude,eventDate,id", *lines[1:]]

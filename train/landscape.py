@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train import scenery
-from train.data.table import Held, ObservationTable, Reader
+from train.data.readers import Held, Reader
+from train.data.table import ObservationTable
 from train.errors import SpecError
 from train.world import World as World
 

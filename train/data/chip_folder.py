@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow
 
 from train.data.columns import Empty, OnError, Sieve, digest_of
-from train.data.table import ArrayFile, ObservationTable, table_of
+from train.data.readers import ArrayFile
+from train.data.table import ObservationTable, table_of
 from train.errors import SpecError
 
 WHAT = "cannot read the chips"

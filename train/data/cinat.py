@@ -21,7 +21,8 @@ import pandas as pd
 from train.data.annotations import category_of, class_names, degrees, listed, read_json, values
 from train.data.columns import Empty, OnError, Sieve, Unplaced, choose, digest_of
 from train.data.pictures import sift_pictures
-from train.data.table import ObservationTable, PictureFiles, Reader, TileFiles, table_of
+from train.data.readers import PictureFiles, Reader, TileFiles
+from train.data.table import ObservationTable, table_of
 from train.errors import SpecError
 
 WHAT = "cannot read Cross-View iNat Birds"

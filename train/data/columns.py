@@ -108,7 +108,7 @@ class Sieve:
         beyond = np.abs(known[:, 1]) > 90
         swapped = beyond & (np.abs(known[:, 1]) <= 180) & (np.abs(known[:, 0]) <= 90)
         could_be = bool((np.abs(known[:, 0]) <= 90).all())  # one wrong latitude is no swap
-        if swapped.mean() > (SWAPPED if could_be else 0.5) if len(known) else False:
+        if swapped.sum() > (SWAPPED if could_be else 0.5) * len(known):
             lon, lat = known[np.flatnonzero(swapped)[0]]
             found = f"longitude {lon:g} and latitude {lat:g}, and {int(swapped.sum()) - 1} more like it"
             raise SpecError(self.what, found, "Swap longitude and latitude.")

@@ -22,7 +22,8 @@ from scipy import sparse
 from train.data.annotations import category_of, class_names, degrees, listed, read_json, values
 from train.data.columns import Empty, OnError, Sieve, Unplaced, choose, dates_of_year, digest_of
 from train.data.pictures import sift_pictures
-from train.data.table import ArrayFile, ObservationTable, PictureFiles, Reader, table_of
+from train.data.readers import ArrayFile, PictureFiles, Reader
+from train.data.table import ObservationTable, table_of
 from train.errors import SpecError
 
 

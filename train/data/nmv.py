@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from train.data.columns import Empty, OnError, Sieve, choose
 from train.data.images import CORRUPT, MISSING
-from train.data.table import ObservationTable, Reader, table_of
+from train.data.readers import Reader
+from train.data.table import ObservationTable, table_of
 from train.data.unpack import NO_TILE, PhotoFile, TileFile, unpack
 from train.errors import SpecError
 

@@ -17,7 +17,8 @@ import pandas as pd
 from train.data import chip_folder
 from train.data.columns import Empty, OnError, Sieve, Unplaced, digest_of
 from train.data.pictures import sift_pictures
-from train.data.table import ArrayFile, ObservationTable, PictureFiles, Reader, table_of
+from train.data.readers import ArrayFile, PictureFiles, Reader
+from train.data.table import ObservationTable, table_of
 from train.errors import SpecError
 
 WHAT = "cannot read the photos"

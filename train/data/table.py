@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,118 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from train.batch import VIEWS, Batch, Observations
+from train.batch import VIEWS, Batch, Observations, collate
 from train.data.columns import Sieve
-from train.data.images import read_picture
+from train.data.readers import Held, Reader
 from train.errors import SpecError
-
-
-class Reader(Protocol):
-    """Gives one view of an observation; picklable and small, as every worker of a loader gets one."""
-
-    def __call__(self, row: int) -> NDArray[Any]:
-        """The view of a row, without the first axis of a batch."""
-
-
-@dataclass(frozen=True)
-class PictureFiles:
-    """Picture files, decoded when asked for.
-
-    Attributes:
-        paths: One for each row.
-        pixels: Side of the square that comes out.
-    """
-
-    paths: tuple[str, ...]
-    pixels: int
-
-    def __call__(self, row: int) -> NDArray[np.uint8]:
-        """(3, pixels, pixels) uint8 RGB."""
-        return read_picture(self.paths[row], self.pixels)
-
-
-@dataclass(frozen=True)
-class TileFiles:
-    """Picture files from above: the middle is cut out at their own resolution, so pixels keep their size.
-
-    Attributes:
-        paths: One for each row.
-        pixels: Side of the square that comes out.
-        resize: Scale the whole picture instead.
-    """
-
-    paths: tuple[str, ...]
-    pixels: int
-    resize: bool = False
-
-    def __call__(self, row: int) -> NDArray[np.uint8]:
-        """(3, pixels, pixels) uint8 RGB."""
-        return read_picture(self.paths[row], self.pixels, crop=not self.resize)
-
-
-@dataclass(frozen=True)
-class ArrayFile:
-    """Rows of an .npy file, read through a memory map that each process opens for itself.
-
-    Attributes:
-        path: The file; its first axis counts what `rows` points to.
-        rows: (n,) int64, the entry of each observation.
-        pixels: Cut out the middle of the last two axes; 0 keeps them.
-    """
-
-    path: str
-    rows: NDArray[np.int64]
-    pixels: int = 0
-    _open: list[NDArray[Any]] = field(default_factory=list, repr=False, compare=False)
-
-    def __call__(self, row: int) -> NDArray[Any]:
-        """The entry of a row, copied, float32 unless it is uint8; a value that is not finite is refused."""
-        if not self._open:
-            self._open.append(np.load(self.path, mmap_mode="r", allow_pickle=False))
-        value = np.array(centre(self._open[0][self.rows[row]], self.pixels))
-        if value.dtype != np.uint8:
-            value = value.astype(np.float32, copy=False)
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            found = f"{self.path}, entry {self.rows[row]}: NaN or infinity"
-            raise SpecError("cannot use an array", found, "Mend the entry, or leave its row out.")
-        return value
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the map: pickled, it would be the whole file."""
-        return {"path": self.path, "rows": self.rows, "pixels": self.pixels, "_open": []}
-
-
-@dataclass(frozen=True)
-class Held:
-    """Rows of an array in memory.
-
-    Attributes:
-        array: Its first axis counts what `rows` points to.
-        rows: (n,) int64, the entry of each observation.
-    """
-
-    array: NDArray[Any]
-    rows: NDArray[np.int64]
-
-    def __call__(self, row: int) -> NDArray[Any]:
-        """The entry of a row, copied."""
-        return np.array(self.array[self.rows[row]])
-
-
-def centre(image: NDArray[Any], pixels: int) -> NDArray[Any]:
-    """The middle (..., pixels, pixels) of an image (..., h, w); all of it where `pixels` is 0.
-
-    Raises:
-        SpecError: The image is smaller.
-    """
-    if not pixels:
-        return image
-    height, width = image.shape[-2:]
-    if min(height, width) < pixels:
-        found = f"{height} x {width} pixels, {pixels} wanted"
-        raise SpecError("cannot cut out the middle of an image", found, "Ask for fewer pixels.")
-    top, left = (height - pixels) // 2, (width - pixels) // 2
-    return image[..., top : top + pixels, left : left + pixels]
 
 
 @dataclass(eq=False, repr=False)
@@ -183,6 +75,26 @@ class ObservationTable(Dataset[Batch]):
         item |= {name: torch.tensor(int(column[row])) for name, column in numbers.items()}
         return {**item, "row": torch.tensor(row)}
 
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Several observations at once: what collating their items gives, and much quicker from memory.
+
+        Args:
+            rows: (k,) rows.
+        """
+        images = {
+            view: reader.many(rows)
+            if isinstance(reader, Held)
+            else np.stack([reader(int(row)) for row in rows])
+            for view, reader in self.readers.items()
+        }
+        columns: dict[str, NDArray[Any]] = {"lonlat": self.place, "date": self.date}
+        columns = {view: values for view, values in columns.items() if view in self.views}
+        columns |= {"label": self.label, "tile": self.tile, **self.further}
+        found = images | {name: values[rows] for name, values in columns.items()}
+        return {name: torch.from_numpy(values) for name, values in found.items()} | {
+            "row": torch.tensor(rows)
+        }
+
     def labels(self) -> Tensor:
         """(n,) int64 labels."""
         return torch.from_numpy(self.label.copy())
@@ -190,6 +102,14 @@ class ObservationTable(Dataset[Batch]):
     def lonlat(self) -> Tensor:
         """(n, 2) float64 degrees; NaN where unknown."""
         return torch.from_numpy(self.place.copy())
+
+    def tiles(self) -> Tensor:
+        """(n,) int64, equal where observations belong together: by tile, or else by place; -1 for neither."""
+        known = (self.tile < 0) & np.isfinite(self.place).all(axis=1)
+        together = self.tile.copy()
+        places = np.unique(self.place[known], axis=0, return_inverse=True)[1].ravel()
+        together[known] = places + self.tile.max(initial=-1) + 1
+        return torch.from_numpy(together)
 
 
 def table_of(
@@ -261,6 +181,10 @@ class Selection(Dataset[Batch]):
             raise IndexError(row)
         return {**self.of[int(self.rows[row])], "row": torch.tensor(row)}
 
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Several observations at once, as `ObservationTable.batch`."""
+        return {**batch_of(self.of, self.rows[rows]), "row": torch.tensor(rows)}
+
     def labels(self) -> Tensor:
         """(n,) int64 labels."""
         return self.of.labels()[torch.from_numpy(self.rows)]
@@ -268,3 +192,20 @@ class Selection(Dataset[Batch]):
     def lonlat(self) -> Tensor:
         """(n, 2) float64 degrees; NaN where unknown."""
         return self.of.lonlat()[torch.from_numpy(self.rows)]
+
+    def tiles(self) -> Tensor:
+        """(n,) int64, equal where observations belong together; see `ObservationTable.tiles`."""
+        return tiles_of(self.of)[torch.from_numpy(self.rows)]
+
+
+def batch_of(data: Observations, rows: NDArray[np.int64]) -> Batch:
+    """Rows of any observations as a batch, by their own quick way where they have one."""
+    quick = getattr(data, "batch", None)
+    batch: Batch = collate([data[int(row)] for row in rows]) if quick is None else quick(rows)
+    return batch
+
+
+def tiles_of(data: Observations) -> Tensor:
+    """(n,) int64 tiles of any observations, -1 where they say nothing of them."""
+    own = getattr(data, "tiles", None)
+    return torch.full((len(data),), -1) if own is None else torch.as_tensor(own())

@@ -29,7 +29,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from train.data.images import MISSING, check_picture, read_picture
-from train.data.table import centre
+from train.data.readers import centre
 from train.errors import SpecError
 
 WHAT = "cannot unpack the images"
