@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from geomap.testing import shared_data
 from train.batch import VIEWS
 from train.data import photos
 from train.data.registry import OPENERS, open_observations, options_of
+from train.data.statistics import band_statistics
 from train.errors import SpecError
 
 LAYOUTS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("layouts.py"))))
@@ -176,6 +179,44 @@ def test_the_registry_opens_by_name_and_knows_the_options(table, tmp_path):
         with pytest.raises(SpecError, match=said):
             ask()
     assert all(set(options_of(kind)) for kind in OPENERS)
+
+
+def test_the_script_writes_every_layout(tmp_path):
+    subprocess.run([sys.executable, LAYOUTS.__file__, str(tmp_path)], check=True)
+    for kind in ("cinat", "fmow", "inat2018", "nmv", "photos"):
+        options = {"aerial_pixels": 16} if kind in ("cinat", "nmv") else {}
+        data = open_observations(kind, tmp_path / kind, **options)
+        item = data[0]
+        assert set(item) >= {*data.views, "label", "tile", "row"}
+        assert 0 <= item["label"] < len(data.classes) and len(data.digest) == 64
+        assert all(torch.equal(data.batch(np.array([0]))[name][0], value) for name, value in item.items())
+
+
+def test_labels_have_no_say_in_what_is_shown(table):
+    """Methods 4.6, defect 5: neither order nor number of the observations follows from labels."""
+    before = photos.open(table, pixels=16)
+    rewritten(
+        table, lambda lines: [line.replace("Abies grandis", "Zannichellia palustris") for line in lines]
+    )
+    after = photos.open(table, pixels=16)
+    assert after.labels().tolist() != before.labels().tolist()
+    for row in range(6):
+        assert torch.equal(after[row]["ground"], before[row]["ground"])
+        assert torch.equal(after[row]["lonlat"], before[row]["lonlat"])
+
+
+def test_statistics_of_bands(table):
+    """Pitfall 21: in the pictures' own units, over all pixels."""
+    data = photos.open(table, pixels=16)
+    pixels = data.batch(np.arange(6))["ground"].double()
+    mean, std = band_statistics(data, "ground")
+    np.testing.assert_allclose(mean, pixels.mean(dim=(0, 2, 3)))
+    np.testing.assert_allclose(std, pixels.std(dim=(0, 2, 3), correction=0))
+    assert band_statistics(data, "ground", count=2, seed=1) == band_statistics(
+        data, "ground", count=2, seed=1
+    )
+    with pytest.raises(SpecError, match="cannot measure"):
+        band_statistics(data, "aerial")
 
 
 def test_real_photos():
