@@ -110,7 +110,7 @@ def unit(x):
 @pytest.mark.parametrize(("weight", "contrast"), [(0.3, cve.PAPER.contrast), (1.0, ContrastConfig())])
 def test_cve_loss_is_that_of_the_reference(weight, contrast):
     """L = w * contrast + reconstruction; the paper's w is 0.3 and its cosines are bare (scale 1)."""
-    network = model("cve", contrast=contrast, contrast_weight=weight).eval()
+    network = model("cve", contrast=contrast, contrast_weight=weight, contrast_of="shown").eval()
     batch = pairs(6)
     shown, painted = network.ground(batch["ground"])
     aerial = network.aerial.embed(batch["aerial"]).detach().numpy()
@@ -130,8 +130,8 @@ def test_papers_contrast_can_hardly_move():
     assert contrast_reference(simplex, simplex, 1 / 0.07) < 1e-3
 
 
-def test_the_whole_photo_may_be_contrasted():
-    network = model("cve", contrast_of="whole").eval()
+def test_the_whole_photo_is_contrasted_where_recommended():
+    network = model("cve").eval()
     batch = pairs(6)
     views = [network.encode(name, batch).detach().numpy() for name in ("ground", "aerial")]
     expected = contrast_reference(*views, 1 / 0.07)
@@ -190,10 +190,8 @@ def test_match_loss_is_that_of_the_reference():
 
 def test_cvm_paper_loss_is_that_of_the_reference():
     """Matching against chips rolled by one, plus the reconstruction of both views."""
-    paper = {
-        name: getattr(cvm.PAPER, name)
-        for name in ("metadata_as", "false_pairs", "contrast", "contrast_weight")
-    }
+    names = ("metadata_as", "false_pairs", "match_of", "contrast", "contrast_weight")
+    paper = {name: getattr(cvm.PAPER, name) for name in names}
     network, batch = model("cvm", **paper).eval(), pairs(4)
     photo, chip = network.ground.shown(batch["ground"]), network.aerial.shown(batch["aerial"])
 
@@ -216,16 +214,26 @@ def test_cvm_paper_loss_is_that_of_the_reference():
     assert losses["loss"] == pytest.approx(match + np.mean(painted), abs=1e-5)
 
 
-def test_cvm_recommended_loss_adds_the_contrast_of_the_views_alone():
-    network, batch = model("cvm").eval(), pairs(6)
-    alone = []
+@pytest.mark.parametrize("of", ["shown", "whole"])
+def test_cvm_recommended_loss_adds_the_contrast_of_the_views_alone(of):
+    """And the false pairs are, outside training, the most similar ones, both ways."""
+    network, batch = model("cvm", match_of=of).eval(), pairs(6)
+    tokens = []
     for side, name in ((network.ground, "ground"), (network.aerial, "aerial")):
-        alone.append(unit(network.trunk(side.shown(batch[name]).tokens)[:, 0].detach().numpy()))
+        tokens.append(side.shown(batch[name]).tokens if of == "shown" else side(batch[name]))
+    alone = [unit(network.trunk(each)[:, 0].detach().numpy()) for each in tokens]
+    similarity = alone[0] @ alone[1].T - 9 * np.eye(6)
+    rows = np.arange(6)
+    photos = np.concatenate([rows, rows, similarity.argmax(axis=0)])
+    chips = np.concatenate([rows, similarity.argmax(axis=1), rows])
+    joint = network.trunk(torch.cat([tokens[0][photos], tokens[1][chips]], dim=1))[:, 0]
+    score = network.score(joint)[:, 0].detach().numpy()
+    match = (np.log1p(np.exp(-score[:6])).mean() + np.log1p(np.exp(score[6:])).mean()) / 2
     losses = {name: value.item() for name, value in network(batch).items()}
     assert losses["contrast"] == pytest.approx(contrast_reference(*alone, 1 / 0.07), abs=1e-4)
-    assert losses["loss"] == pytest.approx(
-        losses["match"] + losses["reconstruction"] + losses["contrast"], abs=1e-5
-    )
+    assert losses["match"] == pytest.approx(match, abs=1e-5)
+    total = losses["match"] + losses["reconstruction"] + losses["contrast"]
+    assert losses["loss"] == pytest.approx(total, abs=1e-5)
 
 
 def test_rolled_false_pairs_are_each_photo_with_the_chip_before():
@@ -402,6 +410,7 @@ def test_presets_are_read_from_tables_and_are_those_of_the_paper():
         assert module.RECOMMENDED.contrast.learn_scale
         assert (module.PAPER.ground.size, module.PAPER.ground.patch) == (384, 32)
     assert cve.PAPER.contrast_weight == 0.3
+    assert cve.PAPER.contrast_of == cvm.PAPER.match_of == "shown"
     assert (cvm.PAPER.false_pairs, cvm.RECOMMENDED.false_pairs) == ("roll", "hard")
     assert (cvm.PAPER.aerial.size, cvm.PAPER.aerial.patch) == (224, 16)
 
@@ -417,8 +426,9 @@ def test_what_cannot_be_is_refused():
         replace(CVM, aerial=replace(CVM.aerial, depth=3))
     with pytest.raises(SpecError, match="hard pairs need a similarity"):
         replace(CVM, contrast_weight=0.0)
-    with pytest.raises(SpecError, match="Use token or sum"):
-        replace(CVM, metadata_as="image")
+    for wrong in ("metadata_as", "false_pairs", "match_of"):
+        with pytest.raises(SpecError, match="Use token or sum, hard or roll, and shown or whole"):
+            replace(CVM, **{wrong: "image"})
     with pytest.raises(SpecError, match="a batch of one"):
         model("cvm")(pairs(1))
     with pytest.raises(SpecError, match="4 photos and 3 chips"):

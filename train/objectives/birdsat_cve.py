@@ -7,6 +7,8 @@ could not be read). The loss is w * contrast + reconstruction. What we changed, 
 - `PAPER` keeps w = 0.3 and cosines without a temperature; with these the contrast can hardly move (methods
   section 3.2: from ln 77 = 4.34 to 2.42 at best). `RECOMMENDED` has w = 1 and a learnt scale, and leaves
   pairs of one tile out.
+- `RECOMMENDED` contrasts whole photos, which is what `encode` sees later; `PAPER` takes the masked pass that
+  the reconstruction needs anyway (we know the published loss, not on which pass it stands).
 - Plain transformer blocks with positions that are really added (train.encoders.mae).
 - The aerial encoder is any timm backbone, frozen (as published; then with weights, which we cannot supply)
   or trained.
@@ -57,8 +59,8 @@ class CveConfig:
     """Temperature, and what pairs of one tile are."""
     contrast_weight: float = 1.0
     """Weight of the contrast beside the reconstruction."""
-    contrast_of: Literal["shown", "whole"] = "shown"
-    """Contrast the patches that were shown, or the whole photo in a second pass (4 times dearer)."""
+    contrast_of: Literal["shown", "whole"] = "whole"
+    """Contrast the whole photo, in a second pass, or the patches that were shown (cheaper)."""
 
     def __post_init__(self) -> None:
         what = "cannot build a CVE-MAE"
@@ -74,7 +76,9 @@ class CveConfig:
 
 RECOMMENDED = CveConfig()
 """Learnt scale, weight 1, both encoders trained, pairs of one tile left out."""
-PAPER = CveConfig(contrast=PUBLISHED_SCALE, contrast_weight=0.3, metadata=MetadataConfig(per="batch"))
+PAPER = CveConfig(
+    contrast=PUBLISHED_SCALE, contrast_weight=0.3, contrast_of="shown", metadata=MetadataConfig(per="batch")
+)
 """Weight 0.3 and no temperature; set aerial.freeze = all and aerial.weights to freeze it as published."""
 TINY = CveConfig(
     ground=replace(TINY_MAE, other_sizes="resize"), aerial=ImageConfig("test_resnet", size=32, dim=64)

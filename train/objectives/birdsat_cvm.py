@@ -13,6 +13,8 @@ What we changed, and why:
   contrast spans all ranks.
 - This contrast also gives the views embeddings of their own (`encode`), so that one model first ranks a
   gallery by cosine and then the best by `match`; the published one needs a second model for the former.
+- `RECOMMENDED` matches and contrasts whole images, which is what `encode` and `match` see later; `PAPER`
+  takes the masked pass that the reconstruction needs anyway (which of the two is published we do not know).
 - Metadata as a token of the sequence. As published it is summed to the class token; but what follows is one
   Linear, so that place and date add the same number to every candidate and cannot change their order.
 - Positions are really added (methods section 3.6, defect 1), and a learnt vector tells the views apart.
@@ -70,6 +72,8 @@ class CvmConfig:
     """A token of the sequence, or summed to the class token (as published)."""
     false_pairs: Literal["hard", "roll"] = "hard"
     """Drawn by similarity, both ways; or chips of the batch rolled by one (as published)."""
+    match_of: Literal["shown", "whole"] = "whole"
+    """Match and contrast whole images, in passes of their own, or the patches that were shown (cheaper)."""
     contrast: ContrastConfig = _CONTRAST
     """Temperature of the contrast of the views alone, and what pairs of one tile are, in matching, too."""
     contrast_weight: float = 1.0
@@ -81,10 +85,14 @@ class CvmConfig:
         if shapes[0] != shapes[1]:
             found = f"(dim, depth, heads) {shapes[0]} of ground and {shapes[1]} of aerial"
             raise SpecError(what, found, "Give both the same: one transformer reads both.")
-        choices = (self.metadata_as in ("token", "sum"), self.false_pairs in ("hard", "roll"))
+        choices = (
+            self.metadata_as in ("token", "sum"),
+            self.false_pairs in ("hard", "roll"),
+            self.match_of in ("shown", "whole"),
+        )
         if not all(choices):
-            found = f"metadata_as {self.metadata_as!r}, false_pairs {self.false_pairs!r}"
-            raise SpecError(what, found, "Use token or sum, and hard or roll.")
+            found = ", ".join((repr(self.metadata_as), repr(self.false_pairs), repr(self.match_of)))
+            raise SpecError(what, found, "Use token or sum, hard or roll, and shown or whole.")
         if self.contrast_weight < 0.0 or (self.contrast_weight == 0.0 and self.false_pairs == "hard"):
             found = f"contrast_weight {self.contrast_weight} with false_pairs = {self.false_pairs!r}"
             raise SpecError(
@@ -98,6 +106,7 @@ PAPER = CvmConfig(
     metadata=MetadataConfig(per="batch"),
     metadata_as="sum",
     false_pairs="roll",
+    match_of="shown",
     contrast=PUBLISHED_SCALE,
     contrast_weight=0.0,
 )
@@ -166,27 +175,22 @@ class Cvm(nn.Module):
         images = {name: view(batch, name) for name in self.views}
         if len(images["ground"]) < 2:
             raise SpecError("cannot match pairs", "a batch of one", "Give batches of two or more.")
-        photo, chip = self.ground.shown(images["ground"]), self.aerial.shown(images["aerial"])
-        ground, aerial = photo.tokens, chip.tokens
-        meta = self._metadata(len(ground), batch)  # drawn once: a pair keeps its metadata in every pass
-        joint = self._joint(ground, aerial, meta)
-        summary, ours, theirs = joint.split([1, ground.shape[1], aerial.shape[1]], dim=1)
-        painted = [
-            self.ground.decoder.loss(torch.cat([summary, ours], dim=1), photo),
-            self.aerial.decoder.loss(torch.cat([summary, theirs], dim=1), chip),
-        ]
-        losses = {"reconstruction": torch.stack(painted).mean()}
-        alone: tuple[Tensor, Tensor] | None = None
+        meta = self._metadata(len(images["ground"]), batch)  # drawn once: a pair keeps its own in every pass
+        reconstruction, joint, ground, aerial = self._paint(images, meta)
+        if self.config.match_of == "whole":
+            ground, aerial = self.ground(images["ground"]), self.aerial(images["aerial"])
+            joint = self._joint(ground, aerial, meta)
+        losses, alone = {"reconstruction": reconstruction}, None
         if self.contrast is not None:
             alone = self._embed(ground=ground), self._embed(aerial=aerial, meta=meta)
             losses["contrast"] = self.contrast(*alone, batch)
         pairs = self._false_pairs(batch, alone)
-        losses["match"] = match_loss(
-            self._score(joint, meta), *self._score_false(ground, aerial, meta, pairs)
-        )
-        weight = self.config.contrast_weight
-        total = losses["match"] + losses["reconstruction"]
-        return {**losses, "loss": total + weight * losses["contrast"] if weight else total}
+        false, weight = self._score_false(ground, aerial, meta, pairs)
+        losses["match"] = match_loss(self._score(joint, meta), false, weight)
+        total = losses["match"] + reconstruction
+        if alone is not None:
+            total = total + self.config.contrast_weight * losses["contrast"]
+        return {**losses, "loss": total}
 
     def encode(self, name: str, batch: Batch) -> Tensor:
         """(n, d) float32 unit vectors of the view `ground` or `aerial` alone, nothing hidden.
@@ -227,6 +231,17 @@ class Cvm(nn.Module):
             raise SpecError("cannot match pairs", found, "Give a chip for each photo.")
         meta = self._metadata(len(theirs), aerial)
         return self._score(self._joint(ours, theirs, meta), meta)
+
+    def _paint(self, images: dict[str, Tensor], meta: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss of the hidden patches of both views; joint tokens, and tokens of what each view showed."""
+        photo, chip = self.ground.shown(images["ground"]), self.aerial.shown(images["aerial"])
+        joint = self._joint(photo.tokens, chip.tokens, meta)
+        summary, ours, theirs = joint.split([1, photo.tokens.shape[1], chip.tokens.shape[1]], dim=1)
+        painted = [
+            self.ground.decoder.loss(torch.cat([summary, ours], dim=1), photo),
+            self.aerial.decoder.loss(torch.cat([summary, theirs], dim=1), chip),
+        ]
+        return torch.stack(painted).mean(), joint, photo.tokens, chip.tokens
 
     def _whole(self, name: str, batch: Batch) -> Tensor:
         if name not in ("ground", "aerial"):
