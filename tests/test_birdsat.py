@@ -69,7 +69,7 @@ def learn(network, batch, steps, seed=0):
     return network.eval()
 
 
-STEPS = {"cve": 40, "cvm": 50}
+STEPS = {"cve": 30, "cvm": 40}
 PRESETS = {"cve": cve.TINY, "cvm": cvm.TINY}
 
 
