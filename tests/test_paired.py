@@ -18,7 +18,7 @@ import json, os, sys
 from dataclasses import replace
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 from train.encoders.image import ImageConfig
-from train.objectives.birdsat_cve import Cve, TINY as CVE
+from train.objectives.birdsat_cve import CveMae, TINY as CVE
 from train.objectives.birdsat_cvm import Cvm, TINY as CVM
 from train.objectives.crisp import Crisp, CrispConfig
 from train.objectives.moco_geo import MocoGeo, TINY as MOCO
@@ -27,7 +27,7 @@ folder = sys.argv[1]
 vit = ImageConfig("test_vit", size=32, dim=64)  # without BatchNorm, which is of each process
 MODELS = {
     "crisp": (Crisp, CrispConfig(vit, vit)),
-    "cve": (Cve, replace(CVE, aerial=vit, meta=True)),
+    "cve": (CveMae, replace(CVE, aerial=vit, meta=True)),
     "cvm": (Cvm, replace(CVM, meta=True)),
     "moco": (MocoGeo, replace(MOCO, ground=vit, aerial=vit, queue=5)),
 }

@@ -86,7 +86,7 @@ TINY = CveConfig(
 """For two CPU cores and for tests."""
 
 
-class Cve(nn.Module):
+class CveMae(nn.Module):
     """Photos by a masked autoencoder, chips by an image encoder, and their contrast.
 
     Args:

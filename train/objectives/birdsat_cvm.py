@@ -142,7 +142,7 @@ class Side(nn.Module):
 class Cvm(nn.Module):
     """Separate patch embeddings and decoders, one transformer, one score of a pair.
 
-    Without the contrast (`PAPER`) nothing teaches `encode` to rank: use the embeddings of a `Cve` first.
+    Without the contrast (`PAPER`) nothing teaches `encode` to rank: use the embeddings of a `CveMae` first.
 
     Args:
         config: What it eats, and how it is trained.
