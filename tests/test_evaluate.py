@@ -451,7 +451,8 @@ def test_the_report_is_json_with_null_for_what_does_not_exist():
     drawn = table(report)
     cells = [list(column.cells) for column in drawn.columns]
     assert [c[0] for c in cells] == [
-        "random", "10", "probe", "ground", "top1", "60.0 ± 10.0", "50.0 ± 10.0", "+10.0 ± 10.0", "3", "10.0",
+        "random, 10 % of labels, probe, ground", "top1",
+        "60.0 ± 10.0", "50.0 ± 10.0", "+10.0 ± 10.0", "3", "10.0",
     ]  # fmt: skip
     assert "pretrained random 10 probe ground: top1 0.500" in line(made_records()[0])
 

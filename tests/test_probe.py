@@ -35,7 +35,11 @@ def test_a_probe_is_the_logistic_regression_of_scikit_learn(strength):
 
 def test_a_start_does_not_change_where_the_fit_ends():
     x, y = blobs(2)
-    cold, warm = fit_probe(x, y, 1.0), fit_probe(x, y, 1.0, fit_probe(x, y, 1e-3))
+    start = fit_probe(x, y, 1e-3)
+    before = start.weights.copy(), start.bias.copy()
+    cold, warm = fit_probe(x, y, 1.0), fit_probe(x, y, 1.0, start)
+    np.testing.assert_array_equal(start.weights, before[0])
+    np.testing.assert_array_equal(start.bias, before[1])
     np.testing.assert_allclose(cold.weights, warm.weights, atol=1e-4)
 
 
@@ -47,6 +51,9 @@ def test_the_ridge_is_chosen_by_log_loss_on_validation_rows():
     losses = [fit_probe(x, y, s).predict(other).scores(truth)["log_loss"] for s in strengths]
     assert chosen.strength == strengths[int(np.argmin(losses))] != 1e4
     assert chosen.validation_loss == pytest.approx(min(losses), abs=1e-4)
+    alone = fit_probe(x, y, chosen.strength)  # and no later fit has changed it
+    np.testing.assert_allclose(chosen.predict(other).log_p, alone.predict(other).log_p, atol=1e-3)
+    assert chosen.predict(other).scores(truth)["log_loss"] == chosen.validation_loss
 
 
 def test_scores_by_hand():

@@ -45,6 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {  # task -> what it changes of the protocol
     "retrieval": {},
 }
 ENOUGH_SEEDS = 3
+WIDTH = 140  # of a table that goes into a file [characters]
 
 
 def evaluate(
@@ -259,7 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.json:
                 print(to_json(report))
             else:
-                Console().print(table(report))
+                wide = None if sys.stdout.isatty() else WIDTH
+                Console(width=wide).print(table(report))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130

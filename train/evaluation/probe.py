@@ -7,7 +7,8 @@ methods section 8). The strength of the ridge is chosen on validation data, neve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from train.errors import DivergedError, SpecError
 from train.evaluation.scores import Ints, Prediction, best_weight, fuse, normalised, positions
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+GIVE_UP = 2  # ridges in a row that are no better
 LARGEST_DOUBLE = 50_000_000  # features; beyond, single precision halves the memory
 Features = NDArray[np.float32]
 
@@ -109,6 +111,9 @@ def tuned(
 ) -> Probe:
     """The probe whose ridge gives the least log loss on validation rows; of equals the stronger ridge.
 
+    The search goes from strong to weak ridges and ends after two that are worse than the best: weaker ones
+    take longest to fit and over-fit more.
+
     Args:
         features: (n, d) float32 to fit on.
         labels: (n,) int64.
@@ -121,6 +126,7 @@ def tuned(
     """
     best: Probe | None = None
     start: Probe | None = None
+    worse = 0
     for strength in sorted(strengths):
         start = fit_probe(features, labels, strength, start)  # from the last one, which is near
         loss = start.predict(validation).scores(truth)["log_loss"]
@@ -128,7 +134,11 @@ def tuned(
             found = f"none of {len(truth)} validation rows has a class with a training label"
             raise SpecError("cannot choose the ridge of a probe", found, "Give more validation rows.")
         if best is None or loss < best.validation_loss:
-            best = Probe(**{**vars(start), "validation_loss": loss})
+            best, worse = replace(start, validation_loss=loss), 0
+        else:
+            worse += 1
+        if worse == GIVE_UP:
+            break
     assert best is not None, "strengths is never empty"
     return best
 
@@ -156,19 +166,21 @@ def fit_probe(features: Features, labels: Ints, strength: float, start: Probe | 
         change = "Drop the observations without a value."
         raise DivergedError("cannot fit a probe", "a feature that is not finite", change)
     mean, std = _standard(features)
-    dtype = torch.float64 if features.size <= LARGEST_DOUBLE else torch.float32
-    inputs = ((torch.from_numpy(features).to(dtype) - torch.from_numpy(mean)) / torch.from_numpy(std)).to(
-        dtype
-    )
     classes = np.unique(labels)
-    target = torch.from_numpy(positions(classes, labels)[0])
-    counts = torch.bincount(target, minlength=len(classes)).to(dtype)
-    weights = torch.zeros(inputs.shape[1], len(classes), dtype=dtype)
-    bias = (counts / counts.sum()).log()
+    where: dict[str, Any] = {
+        "dtype": torch.float64 if features.size <= LARGEST_DOUBLE else torch.float32,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    shift, scale = (torch.tensor(x, **where) for x in (mean, std))
+    inputs = (torch.tensor(features, **where) - shift) / scale
+    target = torch.tensor(positions(classes, labels)[0], device=where["device"])
+    weights = torch.zeros(inputs.shape[1], len(classes), **where)
+    bias = torch.bincount(target, minlength=len(classes)).to(**where).div(len(labels)).log()
     if start is not None:
-        weights, bias = (torch.from_numpy(x).to(dtype) for x in (start.weights, start.bias))
+        weights, bias = (torch.tensor(x, **where) for x in (start.weights, start.bias))  # copies
     _minimise(weights, bias, inputs, target, 1.0 / (2.0 * strength * len(labels)))
-    return Probe(mean, std, weights.double().numpy(), bias.double().numpy(), classes, strength)
+    w, b = (tensor.double().cpu().numpy() for tensor in (weights, bias))
+    return Probe(mean, std, w, b, classes, strength)
 
 
 def _standard(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -184,7 +196,12 @@ def _minimise(
     """Moves weights and bias, in place, to the minimum."""
     learnt = [weights.requires_grad_(), bias.requires_grad_()]
     optimiser = torch.optim.LBFGS(
-        learnt, max_iter=500, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        learnt,
+        max_iter=300,
+        history_size=20,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-11,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> torch.Tensor:

@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """One row for each setting and score: both arms, their paired difference, and the chance level.
+    """One row for each setting and score: both arms, their paired difference over n seeds, the chance level.
 
     Args:
         report: Of `document`.
@@ -151,22 +151,30 @@ def table(report: Mapping[str, Any]) -> Table:
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     arms = {(_key(r["about"]), r["score"], r["arm"]): r for r in report["summary"]}
     gained = {(_key(r["about"]), r["score"]): r for r in report["differences"]}
-    settings = list(dict.fromkeys((about, score) for about, score, arm in arms if arm != CHANCE))
-    names = list(dict.fromkeys(name for about, _ in settings for name, _ in about))
-    for heading in (*names, "score", PRETRAINED, SCRATCH, "difference", "n", CHANCE):
-        out.add_column(heading, justify="left" if heading in (*names, "score") else "right")
-    for about, score in settings:
+    for heading in ("setting", "score", PRETRAINED, SCRATCH, "difference", "n", CHANCE):
+        left = heading in ("setting", "score")
+        out.add_column(heading, justify="left" if left else "right", no_wrap=heading != "setting")
+    before = None
+    for about, score in dict.fromkeys((about, score) for about, score, arm in arms if arm != CHANCE):
         if score not in SHOWN:
             continue
-        cells = {name: f"{value:g}" if isinstance(value, float) else value for name, value in about}
-        pair = [said(arms.get((about, score, arm)), score) for arm in (PRETRAINED, SCRATCH)]
         gain = gained.get((about, score))
         out.add_row(
-            *(cells.get(name, "") for name in names), score, *pair,
+            "" if about == before else setting_of(dict(about)), score,
+            *(said(arms.get((about, score, arm)), score) for arm in (PRETRAINED, SCRATCH)),
             said(gain, score, signed=True), str(gain["n"]) if gain else UNKNOWN,
             said(chance_of(arms, dict(about), score), score),
         )  # fmt: skip
+        before = about
     return out
+
+
+def setting_of(about: About) -> str:
+    """A setting in words."""
+    units = {"percent": "{:g} % of labels", "gallery": "gallery of {:g}"}
+    return ", ".join(
+        units[name].format(value) if name in units else str(value) for name, value in about.items()
+    )
 
 
 def chance_of(arms: Mapping[Any, Any], about: About, score: str) -> Any:
