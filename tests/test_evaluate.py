@@ -218,6 +218,14 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_refused():
             while True:
                 yield lambda: (network.weight / 0.0).square().sum()
 
+    class Broken(Slope):
+        def validation(self, network):
+            if abs(float(network.weight.detach())) > 4.0:
+                raise DivergedError("cannot predict classes", "a logit that is not finite", "Lower it.")
+            return super().validation(network)
+
+    config = TuningConfig((0.1, 50.0), head_factor=1.0, rounds=5, round_steps=1)
+    assert tune(Broken(), config, 1, 0).learning_rate == 0.1
     with pytest.raises(DivergedError, match="every learning rate"):
         tune(Wild(), TuningConfig((0.1, 1.0)), 1, 0)
     with pytest.raises(SpecError, match="cannot fine-tune"):

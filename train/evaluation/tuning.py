@@ -100,7 +100,10 @@ def tune(fit: Fit, config: TuningConfig, round_length: int, seed: int) -> Fitted
     for rate in sorted(config.learning_rates):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fitted = _fit(fit, config, rate, round_length)
+            try:
+                fitted = _fit(fit, config, rate, round_length)
+            except DivergedError:  # the weights of this rate predict nothing that is finite
+                fitted = None
         if fitted is not None and (best is None or fitted.loss < best.loss):
             best = fitted
     if best is None:
