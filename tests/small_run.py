@@ -23,7 +23,8 @@ class Pairs:
 
     classes, views, dropped, digest = ("a", "b"), ("feature", "lonlat"), {}, "pairs"
 
-    def __init__(self, count=64, seed=0):
+    def __init__(self, count=64, seed=0, noise=0.1):
+        self.noise = noise
         generator = torch.Generator().manual_seed(seed)
         hidden = torch.randn(count, 4, generator=generator)
         mix = torch.randn(4, 6, generator=torch.Generator().manual_seed(9))
@@ -34,7 +35,7 @@ class Pairs:
         return len(self.feature)
 
     def __getitem__(self, row):
-        return {"feature": self.feature[row] + 0.1 * torch.randn(6), "lonlat": self.place[row]}
+        return {"feature": self.feature[row] + self.noise * torch.randn(6), "lonlat": self.place[row]}
 
     def labels(self):
         return torch.zeros(len(self), dtype=torch.int64)
@@ -74,5 +75,7 @@ if __name__ == "__main__":
     with world() as here:
         run.mkdir(exist_ok=True)
         model = fresh()
-        losses = train(model, Pairs(), Pairs(32, 1), config(), {"objective": "small"}, run, here, False)
+        losses = train(
+            model, Pairs(noise=0), Pairs(32, 1, 0), config(), {"objective": "small"}, run, here, False
+        )
         save_model(model, {"objective": "small", **losses}, run / f"rank-{here.rank}")

@@ -57,8 +57,8 @@ def test_ranks_together_see_the_batch_of_one_process_in_its_order():
     whole = seen(Feed(Numbers(24), 8, parts=2), 0, 3)
     ranks = [seen(Feed(Numbers(24), 8, parts=2, rank=rank, world=2), 0, 3) for rank in (0, 1)]
     for number, batch in enumerate(whole):
-        joined = torch.cat([ranks[rank][number]["feature"] for rank in (0, 1)])
-        assert torch.equal(batch["feature"], joined)
+        assert torch.equal(batch["row"], torch.cat([ranks[rank][number]["row"] for rank in (0, 1)]))
+        assert not torch.equal(ranks[0][number]["feature"], ranks[1][number]["feature"])
 
 
 def test_reading_leaves_the_global_generator_alone():

@@ -109,7 +109,7 @@ def test_two_processes_train_as_one_on_the_same_batches(tmp_path):
     subprocess.run(
         [*torchrun, "--standalone", script, tmp_path / "two"], check=True, timeout=120, env=environment
     )
-    run_all(tmp_path / "one", fresh(), held=Pairs(32, 1))
+    run_all(tmp_path / "one", fresh(), held=Pairs(32, 1, 0), data=Pairs(noise=0))
     alone = weights(tmp_path / "one")
     for rank in (0, 1):
         for name, value in weights(tmp_path / f"two/rank-{rank}").items():
@@ -161,7 +161,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
     assert rates[0] == pytest.approx(settings.learning_rate / 25)
     assert max(rates) == rates[24] == settings.learning_rate
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[24:]))
     assert loop.learning_rate(config(warmup=0.0), 1, 1) == pytest.approx(0, abs=1e-9)
 
 

@@ -6,6 +6,7 @@ are gathered before the contrast (train.objectives.contrast.gather), and DDP ave
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def world() -> Iterator[World]:
         yield World(0, 1, device)
         return
     dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield World(rank, size, device)
-    finally:
-        dist.destroy_process_group()
+    yield World(rank, size, device)
+    # Not after an error: its traceback holds the wrapped model, which must not outlive the group.
+    gc.collect()
+    dist.destroy_process_group()

@@ -1,6 +1,6 @@
 """The batches of a run: which observations each step sees, whatever the workers, ranks and interruptions.
 
-The order of an epoch follows from (seed, epoch) and the randomness of an item from (seed, epoch, row), so a
+The order of an epoch follows from (seed, epoch) and the randomness of a batch from (seed, epoch, rows), so a
 run that is resumed at step k sees what the uninterrupted one would have seen, without any generator's state.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.batch import Batch, Observations, collate
+from train.batch import Batch, Observations
+from train.data.table import batch_of
 from train.errors import SpecError
 
 
@@ -24,16 +26,21 @@ def seed_of(*parts: int) -> int:
 
 
 class _Seeded(Dataset[Batch]):
-    """Items of (epoch, row), each with randomness of its own."""
+    """Batches of (epoch, row) keys, each with randomness of its own; a loader asks for all keys at once."""
 
     def __init__(self, data: Observations, seed: int) -> None:
         self.data, self.seed = data, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, row = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+        rows = [row for _, row in keys]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, epoch, row))
-            return self.data[row]
+            torch.manual_seed(seed_of(self.seed, keys[0][0], *rows))
+            return batch_of(self.data, np.array(rows))
+
+
+def _whole(batch: Batch) -> Batch:
+    """What a loader does with a batch that is one already."""
+    return batch
 
 
 class Feed:
@@ -95,7 +102,7 @@ class Feed:
         loader: DataLoader[Batch] = DataLoader(
             _Seeded(self.data, self.seed),
             batch_sampler=_Keys(self, first, last),
-            collate_fn=collate,
+            collate_fn=_whole,
             num_workers=workers,
             pin_memory=pin,
         )

@@ -117,7 +117,6 @@ def start(model: nn.Module, data: Observations, config: TrainingConfig, world: W
     model.to(world.device)
     if world.device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        torch.backends.cuda.matmul.allow_tf32 = True
     run: nn.Module = model
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None

@@ -54,8 +54,9 @@ def pretrain(recipe: Recipe, run: Path, world: World, resume: bool = False) -> d
     parts = open_data(recipe)
     data = parts["train"]
     model = build_model(recipe)
-    if hasattr(model, "prepare"):
-        model.prepare(data)  # what follows from the data as a whole, such as clusters of places
+    prepare = getattr(model, "prepare", None)
+    if callable(prepare):
+        prepare(data)  # what follows from the data as a whole, such as clusters of places
     run.mkdir(parents=True, exist_ok=True)
     card = card_of(recipe, data)
     if world.first:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from train.batch import Batch, Observations
+from train.batch import Observations
+from train.data.augment import augmented
+from train.data.registry import open_observations
 from train.data.splits import PARTS, Split, block_split, random_split
+from train.data.table import Selection, tiles_of
 from train.errors import SpecError
 from train.settings import from_table, override
 
@@ -42,6 +44,7 @@ class DataConfig:
     kind: str  # a loader of train.data
     path: str = ""  # file or folder; empty for generated landscapes
     options: Mapping[str, Any] = field(default_factory=dict)  # of the loader
+    augment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # view -> how training images vary
     validation: float = 0.1  # share that losses and settings are watched on
     test: float = 0.1  # share that only train.evaluate looks at
     split: Literal["random", "blocks"] = "random"  # rows (those of a tile together), or blocks of places
@@ -157,46 +160,19 @@ def _objective(name: str) -> tuple[Any, str, str]:
     return importlib.import_module(module), config, model
 
 
-class Part:
-    """Some rows of a data set.
-
-    Args:
-        data: Observations.
-        rows: (k,) int64.
-    """
-
-    def __init__(self, data: Observations, rows: NDArray[np.int64]) -> None:
-        self.data, self.rows = data, rows
-        self.classes, self.views = data.classes, data.views
-        self.dropped, self.digest = data.dropped, data.digest
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> Batch:
-        return self.data[int(self.rows[row])]
-
-    def labels(self) -> Any:
-        """(k,) int64."""
-        return self.data.labels()[self.rows]
-
-    def lonlat(self) -> Any:
-        """(k, 2) float64 degrees."""
-        return self.data.lonlat()[self.rows]
-
-
 def open_data(recipe: Recipe) -> dict[str, Observations]:
     """Observations of each part with a share: `train`, `validation`, `test`; the same ones every time.
 
     Raises:
         SpecError: data that cannot be read, or too few for the split.
     """
-    from train.data import open_observations  # imported here: a recipe is read without any data
-
     data = open_observations(recipe.data.kind, recipe.data.path or None, **recipe.data.options)
     split = split_of(data, recipe)
-    parts = {name: getattr(split, name) for name in PARTS}
-    return {name: Part(data, rows) for name, rows in parts.items() if len(rows)}
+    rows = {name: getattr(split, name) for name in PARTS}
+    parts: dict[str, Observations] = {name: Selection(data, at) for name, at in rows.items() if len(at)}
+    if recipe.data.augment:
+        parts["train"] = augmented(parts["train"], recipe.data.augment)
+    return parts
 
 
 def split_of(data: Observations, recipe: Recipe) -> Split:
@@ -210,5 +186,4 @@ def split_of(data: Observations, recipe: Recipe) -> Split:
     if asked.split == "blocks":
         lonlat = np.asarray(data.lonlat(), np.float64)
         return block_split(lonlat, asked.block_degrees, shares, seed, asked.buffer_km)
-    groups = getattr(data, "tiles", None)
-    return random_split(len(data), shares, seed, None if groups is None else np.asarray(groups()))
+    return random_split(len(data), shares, seed, np.asarray(tiles_of(data)))
