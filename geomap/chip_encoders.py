@@ -52,7 +52,9 @@ class ChipEncoders:
         model, self.card = load_model(run)
         self.model: nn.Module = model.requires_grad_(False)
         if "aerial" not in getattr(model, "views", ()):
-            found = f"{run} was trained by {self.card['objective']} on {', '.join(getattr(model, 'views', ()))}"
+            found = (
+                f"{run} was trained by {self.card['objective']} on {', '.join(getattr(model, 'views', ()))}"
+            )
             raise CheckpointError("cannot encode imagery", found, "Give a run that reads chips.")
         pixel = metres or self.card.get("metres_per_pixel")
         if not pixel:
@@ -62,7 +64,9 @@ class ChipEncoders:
         aerial = self.card["model"]["aerial"]
         self.bands, self.size = int(aerial["bands"]), int(aerial["size"])
         self.fill = np.asarray(aerial["mean"], np.float32)[:, None, None]
-        self.dim = self._encode(np.zeros((1, self.bands, self.size, self.size)) + self.fill, np.zeros((1, 2))).shape[1]
+        self.dim = self._encode(
+            np.zeros((1, self.bands, self.size, self.size)) + self.fill, np.zeros((1, 2))
+        ).shape[1]
         step = min(1.0, RANGE / np.sqrt(self.dim)) / 127
         self.quant_scale = np.full(self.dim, step, np.float32)
         self.hash = _digest(run, self.card, month, self.metres)
@@ -137,5 +141,3 @@ def require_same_bands(encoders: ChipEncoders, source: ImagerySource) -> None:
     if source.bands != encoders.bands:
         found = f"{source.bands} bands in the imagery, {encoders.bands} in the chips of the run"
         raise ImageryError("cannot encode the imagery", found, "give imagery with the bands of the training")
-
-

@@ -30,6 +30,7 @@ COMMANDS = {
     "species": ("geomap.species", "List the species that can be rendered."),
     "records": ("geomap.records", "Check a table of records and say what would be dropped, and why."),
     "embed": ("geomap.embed", "Encode a grid's imagery into an embedding field."),
+    "chips": ("geomap.chips", "Cut aerial chips around records, for training on them."),
     "fit": ("geomap.fit", "Fit species heads on records or surveys."),
     "predict": ("geomap.predict", "Predict species at points."),
 }

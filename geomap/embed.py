@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from geomap.cli import run
 
 if TYPE_CHECKING:
     from geomap.field import EmbeddingField
+    from geomap.grid import Grid
     from geomap.sweep import Progress as SweepProgress
 
 app = typer.Typer(add_completion=False)
@@ -41,7 +42,16 @@ def embed(
     region: Annotated[Path | None, typer.Option(help="Area: a file of polygons.")] = None,
     resolution: Annotated[float | None, typer.Option(help="Side of a cell in units of the CRS.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the grid, for example EPSG:6933.")] = None,
-    encoders: Annotated[Path | None, typer.Option(help="Folder of encoders; default: the bundle's.")] = None,
+    encoders: Annotated[
+        Path | None,
+        typer.Option(help="Folder of encoders, or a run of train.pretrain; default: the bundle's."),
+    ] = None,
+    month: Annotated[
+        int | None, typer.Option(min=1, max=12, help="Month, for encoders of a run that were told dates.")
+    ] = None,
+    metres: Annotated[
+        float | None, typer.Option(help="Metres per pixel of a run's chips, where the run does not say it.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Dask processes; 0 and 1 work without Dask.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Running Dask scheduler: tcp://…")] = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="Side of a task in cells.")] = None,
@@ -51,30 +61,37 @@ def embed(
 ) -> None:
     """Encode a grid's imagery into an embedding field."""
     from geomap.grid import grid_from_options
-    from geomap.sweep import sweep
 
     cells = grid_from_options(grid, bbox, region, resolution, crs)
-    console = Console(stderr=True)
     started = time.monotonic()
     try:
-        with _bar(console) as bar:
-            field = sweep(
-                encoders or _bundled_encoders(),
-                imagery,
-                cells,
-                out,
-                workers=workers,
-                scheduler=scheduler,
-                chunk=chunk,
-                resume=resume,
-                overwrite=overwrite,
-                credit=credit,
-                progress=bar,
-            )
+        field = sweep_with_bar(
+            encoders or _bundled_encoders(),
+            imagery,
+            cells,
+            out,
+            workers=workers,
+            scheduler=scheduler,
+            chunk=chunk,
+            resume=resume,
+            overwrite=overwrite,
+            credit=credit,
+            month=month,
+            metres=metres,
+        )
     except KeyboardInterrupt:
+        console = Console(stderr=True)
         console.print(f"{out} is unfinished: the same command with --resume does the rest.", soft_wrap=True)
         raise
     _summarise(field, time.monotonic() - started)
+
+
+def sweep_with_bar(encoders: Path, imagery: str, grid: Grid, out: Path, **options: Any) -> EmbeddingField:
+    """`geomap.sweep.sweep` with a progress bar on stderr."""
+    from geomap.sweep import sweep  # imported here: torch is slow to load
+
+    with _bar(Console(stderr=True)) as bar:
+        return sweep(encoders, imagery, grid, out, progress=bar, **options)
 
 
 class _Bar:

@@ -25,8 +25,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def render(
     species: Annotated[
-        list[str], typer.Option(help="Scientific or common name, in any case; or `all`. Repeat for more.")
-    ],
+        list[str] | None,
+        typer.Option(help="Scientific or common name, in any case; or `all`. Repeat for more."),
+    ] = None,
     heads: Annotated[
         str | None,
         typer.Option(help="Group of the bundle, or a folder made by geomap.fit. Default: all groups."),
@@ -46,13 +47,36 @@ def render(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing maps.")] = False,
     png: Annotated[bool, typer.Option("--png", help="Draw a PNG beside each map.")] = False,
+    photo: Annotated[
+        list[Path] | None, typer.Option(help="Photo of a species: maps where the land looks like it. Repeat.")
+    ] = None,
+    encoders: Annotated[
+        Path | None, typer.Option(help="Run of train.pretrain with photos and chips, for --photo.")
+    ] = None,
+    month: Annotated[
+        list[int] | None, typer.Option(min=1, max=12, help="Month, for --photo and a -meta run. Repeat.")
+    ] = None,
+    metres: Annotated[
+        float | None, typer.Option(help="Metres per pixel of the run's chips, where it does not say it.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the map of --photo.")] = "photos",
 ) -> None:
-    """Render one map per species."""
+    """Render one map per species, or a map of where the land looks like photos."""
     from geomap.grid import grid_from_options
     from geomap.rendering import Request, render_maps
     from geomap.report import print_maps
     from geomap.target import FieldOptions
 
+    if photo:
+        from geomap.photorender import render_photo_option
+
+        where_to = grid_from_options(grid, bbox, region, resolution, crs)
+        render_photo_option(
+            photo, species, encoders, imagery, where_to, out, name, month, heads, metres, workers, overwrite
+        )
+        return
+    if not species:
+        raise typer.BadParameter("give --species, or --photo", param_hint="--species")
     anywhere = grid is None and bbox is None and region is None and resolution is None and crs is None
     cells = None if anywhere and field is not None else grid_from_options(grid, bbox, region, resolution, crs)
     where = FieldOptions(field, imagery, out / ".fields", workers)

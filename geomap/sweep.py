@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from geomap.encode import encode_cells
+from geomap.encoder_kinds import SweepEncoders, encode_with, load_sweep_encoders
 from geomap.errors import FieldError
 from geomap.field import EmbeddingField, open_field, quantise
 from geomap.fieldstore import FORMAT, chunk_files, metadata_files
@@ -46,7 +46,6 @@ from geomap.sweepstore import (
     write_unit,
 )
 from geomap.tasks import run_tasks
-from train.encoders.pair import Encoders, load_encoders
 
 Loaded = TypeVar("Loaded")
 
@@ -69,6 +68,8 @@ class Job:
     imagery_id: str
     grid: Grid
     out: str
+    month: int | None = None
+    metres: float | None = None
 
 
 def sweep(
@@ -83,6 +84,8 @@ def sweep(
     resume: bool = False,
     overwrite: bool = False,
     credit: str = "",
+    month: int | None = None,
+    metres: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> EmbeddingField:
     """Encode the land cells of a grid into an embedding field.
@@ -98,6 +101,8 @@ def sweep(
         resume: Finish a sweep that was stopped.
         overwrite: Replace a field, finished or not.
         credit: Credit line of the imagery, kept in the field.
+        month: 1..12, told to encoders of a training run that were told dates.
+        metres: Side of a pixel of such a run's chips [m], where the run does not say it.
         progress: Called at the start and after every task.
 
     Returns:
@@ -111,7 +116,7 @@ def sweep(
         SchedulerError: The Dask scheduler does not answer.
     """
     store = Path(out)
-    job, attributes = _plan(encoders_path, imagery_uri, grid, store, credit)
+    job, attributes = _plan(encoders_path, imagery_uri, grid, store, credit, month, metres)
     if take_up(store, attributes, resume, overwrite):
         return open_field(store)
     with alone(store):
@@ -133,7 +138,7 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
         OutputError: A chunk cannot be written.
         FieldError: The encoders or the imagery are not the ones the sweep began with.
     """
-    encoders, source = _encoders(job.encoders, job.encoder_hash), _imagery(job.imagery, job.imagery_id)
+    encoders, source = _encoders(job), _imagery(job.imagery, job.imagery_id)
     cells = land_cells = 0
     for unit in units:
         window = unit_window(job.grid, unit)
@@ -141,7 +146,7 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
         land = job.grid.land_mask(window, centres)
         where = np.flatnonzero(land)
         steps, valid = np.zeros((*land.shape, encoders.dim), np.int8), np.zeros(land.shape, np.bool_)
-        for found, embedding in encode_cells(encoders, source, job.grid, window, land, centres[land]):
+        for found, embedding in encode_with(encoders, source, job.grid, window, land, centres[land]):
             steps.reshape(land.size, -1)[where[found]] = quantise(embedding, encoders.quant_scale)
             valid.flat[where[found]] = True
         files = chunk_files(*unit, steps, valid, job.grid.unit) if valid.any() else {}
@@ -151,10 +156,16 @@ def encode_task(job: Job, units: tuple[Unit, ...]) -> Progress:
 
 
 def _plan(
-    encoders_path: str | Path, imagery_uri: str | Path, grid: Grid, out: Path, credit: str
+    encoders_path: str | Path,
+    imagery_uri: str | Path,
+    grid: Grid,
+    out: Path,
+    credit: str,
+    month: int | None = None,
+    metres: float | None = None,
 ) -> tuple[Job, dict[str, Any]]:
     """Check everything that can be checked before a byte is written; the job and the field's attributes."""
-    encoders, source = load_encoders(encoders_path), open_imagery(imagery_uri)
+    encoders, source = load_sweep_encoders(encoders_path, month, metres), open_imagery(imagery_uri)
     require_bands(source, encoders.bands)
     require_space(grid, encoders.dim, out)
     require_cover(source, grid)
@@ -165,13 +176,15 @@ def _plan(
         imagery_id=source.id,
         grid=grid,
         out=str(out.resolve()),
+        month=month,
+        metres=metres,
     )
     _LOADED[job.encoders, job.encoder_hash] = encoders  # for the units done in this process
     _LOADED[job.imagery, job.imagery_id] = source
     return job, _attributes(job, encoders, credit)
 
 
-def _attributes(job: Job, encoders: Encoders, credit: str) -> dict[str, Any]:
+def _attributes(job: Job, encoders: SweepEncoders, credit: str) -> dict[str, Any]:
     """What the field says about itself."""
     return {
         "format": FORMAT,
@@ -246,8 +259,9 @@ def _once(
         return found_loaded
 
 
-def _encoders(path: str, identity: str) -> Encoders:
-    return _once(path, identity, load_encoders, lambda encoders: encoders.hash)
+def _encoders(job: Job) -> SweepEncoders:
+    load = partial(load_sweep_encoders, month=job.month, metres=job.metres)
+    return _once(job.encoders, job.encoder_hash, load, lambda encoders: encoders.hash)
 
 
 def _imagery(uri: str, identity: str) -> ImagerySource:

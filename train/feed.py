@@ -102,7 +102,7 @@ class Feed:
         loader: DataLoader[Batch] = DataLoader(
             _Seeded(self.data, self.seed),
             batch_sampler=_Keys(self, first, last),
-            collate_fn=_whole,
+            collate_fn=_whole,  # type: ignore[arg-type]  # the data set gives whole batches
             num_workers=workers,
             pin_memory=pin,
         )

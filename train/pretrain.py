@@ -21,17 +21,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
 from train.batch import Observations
-from train.checkpoint import CARD, last_step, load_weights, read_card
+from train.calibration import FEWEST, calibrate
+from train.checkpoint import CARD, last_step, load_weights, read_card, save_model
 from train.distributed import World, world
 from train.encoders.image import carried
 from train.errors import SpecError, ThreePartError, TrainError
 from train.loop import Interrupted, train
-from train.recipe import Recipe, build_model, model_config, open_data, read_recipe, shipped
+from train.recipe import (
+    Recipe,
+    build_model,
+    metres_per_pixel,
+    model_config,
+    open_data,
+    read_recipe,
+    shipped,
+)
 from train.settings import from_table
 
 
@@ -62,9 +72,29 @@ def pretrain(recipe: Recipe, run: Path, world: World, resume: bool = False) -> d
     if world.first:
         (run / "recipe.json").write_text(json.dumps(recipe.to_table(), indent=2, sort_keys=True) + "\n")
     try:
-        return train(model, data, parts.get("validation"), recipe.training, card, run, world, resume)
+        losses = train(model, data, parts.get("validation"), recipe.training, card, run, world, resume)
+        if world.first:
+            note_calibration(model, parts.get("validation"), run)
+        return losses
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(recipe, error) from error
+
+
+def note_calibration(model: nn.Module, held: Observations | None, run: Path) -> None:
+    """Adds to the card how similarities of photos and chips are to be read, from what was held out.
+
+    Objectives without both views, and runs that held too little out, get no calibration.
+    """
+    if held is None or len(held) < FEWEST or not {"ground", "aerial"} <= set(getattr(model, "views", ())):
+        return
+    from train.evaluation.embed import embed_views  # imported here: it imports this module's neighbours
+
+    found = embed_views(model, held, ("ground", "aerial"))
+    vectors = found.vectors
+    calibration = calibrate(
+        vectors["ground"], vectors["aerial"], np.asarray(found.tile), np.asarray(held.labels())
+    )
+    save_model(model, {**read_card(run), "calibration": asdict(calibration)}, run)
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> TrainError:
@@ -83,6 +113,7 @@ def card_of(recipe: Recipe, data: Observations) -> dict[str, Any]:
         "recipe": recipe.to_table(),
         "classes": list(data.classes),
         "data": {"observations": len(data), "digest": data.digest, "dropped": dict(data.dropped)},
+        "metres_per_pixel": metres_per_pixel(recipe),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 
 from train.batch import Observations
+from train.data import chip_folder
 from train.data.augment import augmented
 from train.data.registry import open_observations
 from train.data.splits import PARTS, Split, block_split, random_split
@@ -45,6 +46,9 @@ class DataConfig:
     path: str = ""  # file or folder; empty for generated landscapes
     options: Mapping[str, Any] = field(default_factory=dict)  # of the loader
     augment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # view -> how training images vary
+    metres_per_pixel: float | None = (
+        None  # of aerial images, for maps; folders of geomap.chips know it themselves
+    )
     validation: float = 0.1  # share that losses and settings are watched on
     test: float = 0.1  # share that only train.evaluate looks at
     split: Literal["random", "blocks"] = "random"  # rows (those of a tile together), or blocks of places
@@ -173,6 +177,14 @@ def open_data(recipe: Recipe) -> dict[str, Observations]:
     if recipe.data.augment:
         parts["train"] = augmented(parts["train"], recipe.data.augment)
     return parts
+
+
+def metres_per_pixel(recipe: Recipe) -> float | None:
+    """Side of a pixel of the aerial images [m]; None where neither recipe nor data say it."""
+    folder = recipe.data.path if recipe.data.kind == "chips" else recipe.data.options.get("chips")
+    if recipe.data.metres_per_pixel is not None or not folder:
+        return recipe.data.metres_per_pixel
+    return float(chip_folder.read_card(Path(folder))["metres"])
 
 
 def split_of(data: Observations, recipe: Recipe) -> Split:
