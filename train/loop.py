@@ -121,7 +121,9 @@ def start(model: nn.Module, data: Observations, config: TrainingConfig, world: W
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None
         run = DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
-    optimiser = torch.optim.AdamW(parameter_groups(model, config), config.learning_rate, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        parameter_groups(model, config), config.learning_rate, betas=(0.9, 0.98), fused=True
+    )
     steps = config.epochs * feed.steps_of_epoch
     return Session(model, run, optimiser, config, world, feed, steps, precision_of(config, world.device))
 
