@@ -41,6 +41,7 @@ def test_nested_tables_become_nested_dataclasses():
     outer = from_table(Outer, table, "top")
     assert outer == Outer("x", "b", Inner(4, (1.0, 2.5)), (3, 4.0), 2.0, False, {"z": 1})
     assert isinstance(outer.pair[1], float) and isinstance(outer.maybe, float)
+    assert from_table(Outer, {"name": "x", "maybe": None}, "top").maybe is None  # as a card says it
 
 
 @pytest.mark.parametrize(

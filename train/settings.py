@@ -68,6 +68,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _of_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in args:  # a card says it; TOML cannot
+        return None
     for each in args:
         if each is type(None):
             continue
