@@ -1,0 +1,380 @@
+"""What pre-training is worth on landscapes of known truth: CRISP, CVE-MAE and CSP against their rivals.
+
+    python benchmarks/landscapes.py [--seeds 0 1 2] [--out runs/landscapes] [--save FILE] [--quick]
+
+Every seed is another landscape (train.landscape), and one replicate. On each, by the shipped -tiny recipes
+and the protocol of train.evaluate:
+
+    crisp, cve-mae    pre-trained on photos and chips without labels, then fine-tuned; against the same
+                      encoders fine-tuned from scratch: ground only, aerial only, both, at 1/5/10/100 % labels
+    csp-b, csp-mse    location encoders pre-trained on features of photos, then fine-tuned as a prior of
+                      species; against each other and the same encoder on labels alone, at 5/10/20/100 %
+
+Labels are a subset of the pre-training rows, at least one of a class. Learning rate and rounds of all arms
+are chosen on validation rows, from the same grid; scores are of test rows that no arm has met (random split
+by tile). `wins` counts the landscapes where an arm does better than its rival; sd is that of the paired
+differences over landscapes. `ran_out` is the share of fits whose rounds ran out before they stopped getting
+better, or whose rate was the least or greatest of three or more.
+
+What is finished in --out is not computed again. Prints one JSON line. Synthetic worlds are a
+guide to choices and no evidence about nature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path = [
+    path for path in sys.path if Path(path or ".").resolve() != HERE
+]  # else train.py here were `train`
+
+from train.checkpoint import CARD, read_card  # noqa: E402
+from train.distributed import World  # noqa: E402
+from train.errors import SpecError, ThreePartError  # noqa: E402
+from train.evaluate import evaluate  # noqa: E402
+from train.evaluation.parts import open_pool  # noqa: E402
+from train.evaluation.prior import PRIOR_TUNING  # noqa: E402
+from train.evaluation.report import CHANCE, PRETRAINED, SCRATCH, Record, differences, summary  # noqa: E402
+from train.evaluation.tasks import Protocol  # noqa: E402
+from train.evaluation.tuning import TuningConfig  # noqa: E402
+from train.landscape import Landscape  # noqa: E402
+from train.landscape import World as Nature  # noqa: E402
+from train.pretrain import load_model, pretrain, recipe_of  # noqa: E402
+from train.recipe import Recipe, read_recipe  # noqa: E402
+
+FORMAT = "landscapes/1"
+SCORES = ("top1", "log_loss")  # log loss: over rows whose class had a label, the same rows in every arm
+BETTER = {"top1": 1.0, "log_loss": -1.0}
+IMAGES = ("crisp", "cve-mae")
+PLACES = ("csp-b", "csp-mse")
+RECIPES = {
+    "crisp": "crisp-tiny",
+    "cve-mae": "birdsat-cve-tiny",
+    "csp-b": "csp-tiny",
+    "csp-mse": "csp-tiny",
+}
+RIVALS = (
+    ("crisp", SCRATCH),
+    ("cve-mae", SCRATCH),
+    ("csp-b", SCRATCH),
+    ("csp-b", "csp-mse"),
+    ("csp-mse", SCRATCH),
+)
+FEW = {"images": 10.0, "places": 20.0}  # percent of the labels up to which pre-training is expected to win
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the numbers depend on beside the seeds."""
+
+    species: int = 20
+    pixels: int = 16
+    pairs: int = 2000  # observations with photo and chip
+    features: int = 4000  # observations with features of photos
+    validation: float = 0.2
+    test: float = 0.3
+    image_epochs: int = 25  # of pre-training
+    place_epochs: int = 30
+    image_ratios: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    place_ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 1.0)
+    image_tuning: TuningConfig = field(
+        default_factory=lambda: TuningConfig(
+            learning_rates=(3e-4, 2e-3), head_factor=3.0, round_steps=6, rounds=12, patience=2
+        )
+    )
+    place_tuning: TuningConfig = field(
+        default_factory=lambda: replace(PRIOR_TUNING, batch=256, round_steps=10, rounds=25, patience=4)
+    )
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        made: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return made
+
+
+_ONE_RATE = TuningConfig(learning_rates=(2e-3,), head_factor=3.0, round_steps=2, rounds=2, patience=1)
+QUICK = Settings(
+    species=5, pairs=240, features=300, image_epochs=1, place_epochs=2,
+    image_ratios=(0.1, 1.0), place_ratios=(0.2, 1.0),
+    image_tuning=_ONE_RATE, place_tuning=replace(_ONE_RATE, batch=256),
+)  # fmt: skip
+"""Shows that everything runs; its numbers mean nothing."""
+
+
+def recipe_for(model: str, seed: int, settings: Settings) -> Recipe:
+    """The shipped recipe of a model, on one landscape and as large as the settings say."""
+    size, world = settings.pixels, Nature()
+    epochs = settings.image_epochs if model in IMAGES else settings.place_epochs
+    changes = [
+        f"data.options.seed={seed}",
+        f"data.options.world.species={settings.species}",
+        f"data.options.world.pixels={size}",
+        f"data.validation={settings.validation}",
+        f"data.test={settings.test}",
+        f"training.epochs={epochs}",
+        f"training.seed={seed}",
+        "training.save_every=1000000",  # a run takes less than a minute
+    ]
+    if model in IMAGES:
+        changes += [
+            f"data.options.n={settings.pairs}",
+            f"model.ground.size={size}",
+            f"model.aerial.size={size}",
+        ]
+        changes += ["model.ground.patch=4"] if model == "cve-mae" else []
+    else:
+        form = "mse" if model == "csp-mse" else "mc"
+        area = [world.west, world.south, world.east, world.north]
+        changes += [f"data.options.n={settings.features}", f'model.form="{form}"', f"model.area={area}"]
+        changes += [f"training.batch={min(512, settings.features // 4)}"]
+    return read_recipe(RECIPES[model], changes)
+
+
+def pretrained(recipe: Recipe, run: Path) -> None:
+    """Pre-trains into a folder, unless it holds that very run."""
+    if (run / CARD).is_file() and recipe_of(read_card(run)).to_table() == recipe.to_table():
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.redirect_stdout(sys.stderr):  # its bar
+        pretrain(recipe, run, World(0, 1, torch.device("cpu")))
+
+
+def protocol_for(model: str, settings: Settings) -> Protocol:
+    """The protocol of train.evaluate --task few-label, random split, one draw of labels per landscape."""
+    images = model in IMAGES
+    return Protocol(
+        splits=("random",),
+        seeds=1,
+        ratios=settings.image_ratios if images else settings.place_ratios,
+        methods=("finetune",),
+        tuning=settings.image_tuning if images else settings.place_tuning,
+    )
+
+
+def scored(model: str, seed: int, settings: Settings, out: Path) -> dict[str, Any]:
+    """Pre-trains a model on a landscape and evaluates it beside the one from scratch."""
+    began, cpu = time.monotonic(), time.process_time()
+    run = out / model
+    pretrained(recipe_for(model, seed, settings), run)
+    trained = time.process_time() - cpu
+    network, card = load_model(run)
+    report = evaluate(network, card, open_pool(card), protocol_for(model, settings), "few-label")
+    seconds = {"pre_training": trained, "cpu": time.process_time() - cpu, "wall": time.monotonic() - began}
+    said = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"landscape {seed}: {model}: {said}", file=sys.stderr, flush=True)
+    return {"records": report["records"], "seconds": seconds}
+
+
+def landscape(seed: int, settings: Settings, out: Path) -> dict[str, Any]:
+    """All models on one landscape, and what there was to know from places."""
+    folder = out / f"landscape-{seed}"
+    models = {
+        model: kept(folder / f"{model}.json", settings, partial(scored, model, seed, settings, folder))
+        for model in RECIPES
+    }
+    nature = Landscape(seed, Nature(species=settings.species, pixels=settings.pixels))
+    return {
+        "seed": seed,
+        "place_bayes_top1": nature.bayes_top1(),
+        "records": {model: found["records"] for model, found in models.items()},
+        "cpu_seconds": {model: found["seconds"]["cpu"] for model, found in models.items()},
+    }
+
+
+def kept(path: Path, settings: Settings, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result: read from its file, or computed and written there in one stroke.
+
+    Raises:
+        SpecError: when the one that is there has other settings.
+    """
+    stamp = {"format": FORMAT, "settings": settings.plain()}
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        if {name: found.get(name) for name in stamp} != stamp:
+            change = "Give another --out, or remove the folder."
+            raise SpecError("cannot go on with the study", f"{path} has other settings", change)
+        return found
+    result = json.loads(json.dumps(stamp | compute()))  # as it will be read back
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    part.replace(path)
+    return dict(result)
+
+
+def arms_of(results: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
+    """Records of all landscapes: the landscape is the replicate, and arms are named after their models.
+
+    Arms from scratch are told apart by what they are compared with: CRISP and CVE-MAE have photo encoders of
+    other shapes; CSP's B and MSE start from the same location encoder, so theirs counts once.
+    """
+    for result in results:
+        for model, records in result["records"].items():
+            group = model if model in IMAGES else "csp"
+            for each in records:
+                arm = model if each["arm"] == PRETRAINED else each["arm"]
+                if model == "csp-mse" and arm != model:
+                    continue
+                about = {"group": group} | {
+                    name: value for name, value in each["about"].items() if name in ("percent", "views")
+                }
+                scores = {name: value for name, value in each["scores"].items() if name in SCORES}
+                yield Record(about, arm, result["seed"], scores, each["chosen"])
+
+
+def compared(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One row for each pair of rivals, choice of views, share of labels and score."""
+    means = {(_key(row["about"]), row["arm"], row["score"]): row for row in summary(records)}
+    rows = []
+    for arm, rival in RIVALS:
+        for row in differences(records, arm, rival):
+            about, score = row["about"], row["score"]
+            if about["group"] != (arm if arm in IMAGES else "csp"):
+                continue
+            of = {who: means[_key(about), who, score] for who in (arm, rival)}
+            each = _differences(records, about, score, arm, rival)
+            rows.append(
+                {
+                    "arm": arm,
+                    "rival": rival,
+                    "views": about["views"],
+                    "percent": about["percent"],
+                    "labels": _labels(records, about),
+                    "score": score,
+                    "arm_mean": _short(of[arm]["mean"]),
+                    "arm_sd": _short(of[arm]["sd"]),
+                    "rival_mean": _short(of[rival]["mean"]),
+                    "rival_sd": _short(of[rival]["sd"]),
+                    "difference": _short(row["mean"]),
+                    "sd": _short(row["sd"]),
+                    "n": row["n"],
+                    "wins": sum(BETTER[score] * value > 0 for value in each),
+                }
+            )
+    return rows
+
+
+def _differences(
+    records: Sequence[Record], about: Mapping[str, Any], score: str, arm: str, rival: str
+) -> list[float]:
+    """Arm minus rival on each landscape."""
+    by: dict[int, dict[str, float]] = {}
+    for each in records:
+        if each.about == about:
+            by.setdefault(each.seed, {})[each.arm] = each.scores[score]
+    return [found[arm] - found[rival] for found in by.values() if arm in found and rival in found]
+
+
+def _labels(records: Sequence[Record], about: Mapping[str, Any]) -> int:
+    """Rows with a label that the arms of a setting learn from, a mean over landscapes."""
+    return round(float(np.mean([r.chosen["train_rows"] for r in records if r.about == about])))
+
+
+def _key(about: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(about.items())
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings of each pair of rivals, by top-1: how many there are, are better on average, everywhere."""
+    out: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["score"] != "top1" or row["views"] in ("feature", "product"):
+            continue
+        most = FEW["images" if row["arm"] in IMAGES else "places"]
+        amount = "all labels" if row["percent"] > most else f"up to {most:g} % of labels"
+        name = f"{row['arm']} beats {row['rival']}, {amount}"
+        found = out.setdefault(name, {"settings": 0, "better_mean": 0, "better_everywhere": 0})
+        found["settings"] += 1
+        found["better_mean"] += int(row["difference"] > 0)
+        found["better_everywhere"] += int(row["wins"] == row["n"])
+    return out
+
+
+def study(results: Sequence[Mapping[str, Any]], settings: Settings, command: str) -> dict[str, Any]:
+    """The line."""
+    records = list(arms_of(results))
+    rows = compared([record for record in records if record.arm != CHANCE])
+    fits = [r for r in records if "at_edge" in r.chosen]
+    guess = {
+        group: _short(
+            float(
+                np.mean([r.scores["top1"] for r in records if r.arm == CHANCE and r.about["group"] == group])
+            )
+        )
+        for group in dict.fromkeys(str(record.about["group"]) for record in records)
+    }
+    ran_out = {
+        arm: _short(float(np.mean([r.chosen["at_edge"] for r in fits if r.arm == arm])))
+        for arm in dict.fromkeys(r.arm for r in fits)
+    }
+    return {
+        "benchmark": "landscapes",
+        "command": command,
+        "landscapes": [result["seed"] for result in results],
+        "settings": settings.plain(),
+        "verdicts": verdicts(rows),
+        "prevalence_top1": guess,
+        "place_bayes_top1": _short(float(np.mean([result["place_bayes_top1"] for result in results]))),
+        "ran_out": ran_out,
+        "cpu_seconds": {
+            name: round(float(np.mean([result["cpu_seconds"][name] for result in results])))
+            for name in results[0]["cpu_seconds"]
+        },
+        "rows": rows,
+    }
+
+
+def saved(line: Mapping[str, Any]) -> str:
+    """The line as a file that is easy to read: a row a line."""
+    head = json.dumps({name: value for name, value in line.items() if name != "rows"}, indent=1)
+    rows = ",\n".join("  " + json.dumps(row) for row in line["rows"])
+    return f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the landscapes that are missing and prints the line; exit code 2 for what the user can mend."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="landscapes")
+    parser.add_argument("--out", type=Path, help="default runs/landscapes, or runs/landscapes-quick")
+    parser.add_argument("--save", type=Path, help="also write the line to this file")
+    parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs; numbers mean nothing")
+    options = parser.parse_args(given)
+    settings = QUICK if options.quick else Settings()
+    out = options.out or Path("runs") / ("landscapes-quick" if options.quick else "landscapes")
+    try:
+        results = [
+            kept(out / f"landscape-{seed}.json", settings, partial(landscape, seed, settings, out))
+            for seed in dict.fromkeys(options.seeds)
+        ]
+        line = study(results, settings, " ".join(["python benchmarks/landscapes.py", *given]))
+        if options.save:
+            options.save.parent.mkdir(parents=True, exist_ok=True)
+            options.save.write_text(saved(line))
+    except (ThreePartError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(line))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

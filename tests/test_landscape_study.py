@@ -1,0 +1,129 @@
+"""The study of pre-training on landscapes: its bookkeeping, its command, and the result that is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KEPT = REPOSITORY / "benchmarks" / "results" / "landscapes.json"
+
+
+@pytest.fixture(scope="module")
+def study():
+    spec = importlib.util.spec_from_file_location("landscapes", REPOSITORY / "benchmarks" / "landscapes.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "landscapes", module)  # dataclasses look there
+        spec.loader.exec_module(module)
+        yield module
+
+
+def record(arm, top1, loss, views="ground", percent=1.0):
+    about = {"split": "random", "percent": percent, "method": "finetune", "views": views}
+    chosen = {"at_edge": 1.0, "train_rows": 20.0}
+    scores = {"top1": top1, "log_loss": loss, "class_mean": 0.5, "unseen": 0.0}
+    return {"about": about, "arm": arm, "seed": 0, "scores": scores, "chosen": chosen}
+
+
+def result(seed, crisp, scratch, csp, mse, alone):
+    """Records of one landscape, from top-1 of each arm; log loss is 2 - top-1."""
+
+    def both(arm, rival, views):
+        return [record("pretrained", arm, 2 - arm, views), record("scratch", rival, 2 - rival, views)]
+
+    records = {"crisp": both(crisp, scratch, "ground"), "cve-mae": both(crisp, crisp, "ground")}
+    records |= {"csp-b": both(csp, alone, "lonlat"), "csp-mse": both(mse, alone, "lonlat")}
+    return {"seed": seed, "records": records}
+
+
+def row_of(rows, arm, rival, score="top1"):
+    (found,) = [row for row in rows if (row["arm"], row["rival"], row["score"]) == (arm, rival, score)]
+    return found
+
+
+def test_differences_are_paired_within_landscapes(study):
+    results = [result(0, 0.5, 0.4, 0.3, 0.25, 0.1), result(1, 0.9, 0.6, 0.2, 0.25, 0.1)]
+    rows = study.compared(list(study.arms_of(results)))
+    crisp = row_of(rows, "crisp", "scratch")
+    assert (crisp["arm_mean"], crisp["rival_mean"], crisp["difference"]) == (0.7, 0.5, 0.2)
+    assert crisp["sd"] == pytest.approx(0.1414, abs=1e-4)  # of +0.1 and +0.3
+    assert crisp["arm_sd"] == pytest.approx(0.2828, abs=1e-4)
+    assert (crisp["n"], crisp["wins"], crisp["labels"]) == (2, 2, 20)
+    assert row_of(rows, "crisp", "scratch", "log_loss")["wins"] == 2  # less is better
+    assert row_of(rows, "cve-mae", "scratch")["wins"] == 0  # a draw is no win
+    csp = row_of(rows, "csp-b", "csp-mse")
+    assert (csp["difference"], csp["wins"], csp["n"]) == (0.0, 1, 2)
+    alone = row_of(rows, "csp-b", "scratch")
+    assert (alone["rival_mean"], alone["n"]) == (0.1, 2)  # counted once, though two models tell it
+
+
+def test_verdicts_keep_few_labels_and_all_apart(study):
+    def row(percent, difference, wins, views="ground", score="top1"):
+        about = {"arm": "crisp", "rival": "scratch", "percent": percent, "views": views, "score": score}
+        return {**about, "difference": difference, "wins": wins, "n": 3}
+
+    rows = [row(1.0, 0.1, 3), row(10.0, 0.1, 2), row(10.0, -0.1, 0, "aerial"), row(100.0, -0.02, 1)]
+    found = study.verdicts([*rows, row(1.0, 5.0, 3, score="log_loss")])
+    assert found == {
+        "crisp beats scratch, up to 10 % of labels": {
+            "settings": 3,
+            "better_mean": 2,
+            "better_everywhere": 1,
+        },
+        "crisp beats scratch, all labels": {"settings": 1, "better_mean": 0, "better_everywhere": 0},
+    }
+
+
+def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
+    settings = study.Settings()
+    assert study.protocol_for("crisp", settings) == study.protocol_for("cve-mae", settings)
+    assert study.protocol_for("csp-b", settings) == study.protocol_for("csp-mse", settings)
+    first, second = (study.recipe_for(model, 3, settings).to_table() for model in study.PLACES)
+    assert first["model"].pop("form") == "mc" and second["model"].pop("form") == "mse"
+    assert first == second and first["data"]["options"]["seed"] == 3
+
+
+def test_the_kept_result_is_of_this_study(study):
+    kept = json.loads(KEPT.read_text())
+    assert kept["settings"] == study.Settings().plain()
+    assert len(kept["landscapes"]) >= 3 and kept["command"].startswith("python benchmarks/landscapes.py")
+    assert kept["verdicts"] == study.verdicts(kept["rows"])
+    shown = {(row["arm"], row["views"], row["percent"]) for row in kept["rows"]}
+    for model in study.IMAGES:
+        for views in ("ground", "aerial", "concatenated"):
+            assert {(model, views, percent) for percent in (1.0, 5.0, 10.0, 100.0)} <= shown
+    assert {("csp-b", "lonlat", percent) for percent in (5.0, 10.0, 20.0, 100.0)} <= shown
+    assert all(row["n"] == len(kept["landscapes"]) for row in kept["rows"])
+
+
+@pytest.mark.slow
+def test_the_study_runs_and_goes_on_where_it_stopped(study, tmp_path, capsys):
+    out, file = tmp_path / "study", tmp_path / "line.json"
+    command = ["--quick", "--seeds", "0", "--out", str(out)]
+    assert study.main([*command, "--save", str(file)]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert json.loads(file.read_text()) == line and line["benchmark"] == "landscapes"
+    made = {(row["arm"], row["rival"]) for row in line["rows"]}
+    assert made == set(study.RIVALS)
+    assert {row["views"] for row in line["rows"] if row["arm"] == "crisp"} == {
+        "ground",
+        "aerial",
+        "concatenated",
+    }
+    records = json.loads((out / "landscape-0.json").read_text())["records"]
+    scratch = [[r for r in records[model] if r["arm"] == "scratch"] for model in study.PLACES]
+    assert scratch[0] == scratch[1]  # the very same start and fit, so that it counts once
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert study.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == line["rows"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+
+    assert study.main(["--seeds", "0", "--out", str(out)]) == 2
+    assert "other settings" in capsys.readouterr().err
