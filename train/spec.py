@@ -83,7 +83,7 @@ class LocationSpec:
     """Number of residual blocks."""
     dim: int = 64
     """Width of the learnt location embedding."""
-    position: int = 32
+    position: int = 64
     """Width of the fixed position features beside it."""
 
 
