@@ -36,7 +36,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -49,14 +48,12 @@ from geomap.heads import SpeciesHeads, load_heads, save_heads
 from geomap.rendering import Request, render_maps
 from geomap.target import FieldOptions
 from geomap.testing_bundle import make_heads, small_california, write_field
-from train.encoders.location import LocationEncoder
-from train.spec import LocationSpec
-from train.threads import one_thread
 
 TARGETS = {"render_to_bare": 1.5, "sinr_to_render": 10.0, "two_to_one": 1.6}
 MEMBERS, HIDDEN, WIDTH = 4, 256, 64  # of the adapters that geomap.fit makes
 ROWS = 8192  # cells in a forward pass
 GROUP = "california-plants"
+Network = Callable[[int], NDArray[np.float32]]  # species -> its map (H, W)
 
 
 class Seconds(NamedTuple):
@@ -177,45 +174,48 @@ def valid_cells(field: EmbeddingField) -> NDArray[np.bool_]:
     return valid
 
 
-class Sinr:
-    """SINR's location network on the cells of a field that have data; its input is encoded beforehand."""
+def sinr_network(field: EmbeddingField, species: int) -> Network:
+    """SINR's location network on the cells of a field that have data; their input is encoded beforehand.
 
-    def __init__(self, field: EmbeddingField, species: int) -> None:
-        torch.manual_seed(0)
-        self.grid = field.grid
-        self.valid = valid_cells(field)
-        spec = LocationSpec(kind="wrap", hidden=256, blocks=4)
-        self.network = LocationEncoder(spec).eval()
-        self.classes = torch.nn.Linear(spec.hidden, species, bias=False)
-        lonlat = torch.from_numpy(field.grid.cell_lonlat()[self.valid])
-        self.inputs = self.network.encoding(lonlat).float()
+    Gives scores (H, W) of a species, `NODATA` where there is no data.
+    """
+    import torch  # here, because the processes that render import this module and need no torch
 
-    def __call__(self, species: int) -> NDArray[np.float32]:
-        """Scores (H, W) of a species, `NODATA` elsewhere."""
-        scores = []
+    from train.encoders.location import LocationEncoder
+    from train.spec import LocationSpec
+    from train.threads import one_thread
+
+    torch.manual_seed(0)
+    valid = valid_cells(field)
+    network = LocationEncoder(LocationSpec(kind="wrap", hidden=256, blocks=4)).eval()
+    classes = torch.nn.Linear(256, species, bias=False).weight
+    inputs = network.encoding(torch.from_numpy(field.grid.cell_lonlat()[valid])).float()
+
+    def scores(index: int) -> NDArray[np.float32]:
         with one_thread(), torch.inference_mode():
-            for rows in self.inputs.split(ROWS):
-                features = self.network.blocks(torch.relu(self.network.enter(rows)))
-                scores.append(torch.sigmoid(features @ self.classes.weight[species]))
-        plane = np.full(self.grid.shape, NODATA, np.float32)
-        plane[self.valid] = np.round(torch.cat(scores).numpy(), 4)
+            hidden = (network.blocks(torch.relu(network.enter(rows))) for rows in inputs.split(ROWS))
+            found = torch.cat([torch.sigmoid(features @ classes[index]) for features in hidden])
+        plane = np.full(field.grid.shape, NODATA, np.float32)
+        plane[valid] = np.round(found.numpy(), 4)
         return plane
 
+    return scores
 
-def render_sinr(network: Sinr, species: Sequence[int], out: Path) -> None:
+
+def render_sinr(network: Network, species: Sequence[int], grid: Grid, out: Path) -> None:
     for index in species:
-        write_plane(out / f"sinr-{index}.tif", network(index), network.grid)
+        write_plane(out / f"sinr-{index}.tif", network(index), grid)
 
 
 def benchmark(case: Case, sample: int, repeats: int, folder: Path) -> dict[str, Any]:
     """All ways in turns; `sample` species by SINR's."""
     count, some = len(case.chosen), case.chosen[:sample]
-    network = Sinr(case.field, len(case.heads))
+    network = sinr_network(case.field, len(case.heads))
     (folder / "bare").mkdir()
     works: dict[str, Callable[[], object]] = {
         "bare": lambda: render_bare(case, folder / "bare"),
         "render": lambda: render(case, folder / "one", 1),
-        "sinr": lambda: render_sinr(network, some, folder / "bare"),
+        "sinr": lambda: render_sinr(network, some, case.field.grid, folder / "bare"),
         "two": lambda: render(case, folder / "two", 2),
     }
     best = take_turns(works, repeats)
@@ -225,7 +225,7 @@ def benchmark(case: Case, sample: int, repeats: int, folder: Path) -> dict[str, 
         "grid": case.field.grid.name,
         "heads": case.heads.name,
         "species": count,
-        "cells": int(network.valid.sum()),
+        "cells": case.field.valid_cells,
         "render_s_per_species": one.wall,
         "bare_s_per_species": best["bare"].wall / count,
         "sinr_s_per_species": sinr.wall,

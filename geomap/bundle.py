@@ -55,6 +55,8 @@ def bundle(
 ) -> None:
     """Make the shipped encoders, fields and heads again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    import distributed  # noqa: F401  # sets the levels of its loggers when it is first imported
+
     logging.getLogger("distributed").setLevel(logging.WARNING)
     make_bundle(shared, out or bundle_path(), work, workers, seed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,12 +115,10 @@ class OutOfFold:
     Attributes:
         fold: (n,) int64 fold of each site.
         parts: One a fold.
-        dropout: The one that all folds together chose, for the fit on all sites.
     """
 
     fold: NDArray[np.int64]
     parts: tuple[HeldOut, ...]
-    dropout: float
 
     def logits(self, columns: slice) -> Float:
         """(n, s) logits of some species, uncalibrated."""
@@ -145,8 +143,6 @@ def adapter_of(fit: GroupFit) -> Adapter:
 def cross_validate(sites: Sites, fold: NDArray[np.int64], config: FitConfig, progress: Progress) -> OutOfFold:
     """Fit adapter, heads and null model once a fold without its sites.
 
-    The dropout of a fold's fit is chosen on the other folds alone, so that its scores stay honest.
-
     Args:
         sites: n sites of S species.
         fold: (n,) fold of each site.
@@ -156,56 +152,16 @@ def cross_validate(sites: Sites, fold: NDArray[np.int64], config: FitConfig, pro
     Returns:
         Out-of-fold predictions.
     """
-    parts, losses, folds = [], [], int(fold.max()) + 1
-    for k in range(folds):
-        progress(f"fold {k + 1} of {folds}")
-        tried = dropout_losses(sites, fold, k, config)
-        parts.append(_held_out(sites, fold, k, replace(config, dropout=_best(tried, config))))
-        losses.append(tried)
-    return OutOfFold(fold, tuple(parts), _best(np.sum(losses, axis=0), config))
-
-
-def _held_out(sites: Sites, fold: NDArray[np.int64], k: int, config: FitConfig) -> HeldOut:
-    """Fit on all folds but k."""
     from train.species import fit_group  # imported here: torch is slow to load
 
-    train, rows = sites.take(fold != k), np.flatnonzero(fold == k)
-    fit = fit_group(train.features, train.targets(), config)
-    known = train.take(train.surveyed) if train.surveyed.any() else train
-    rates = known.rates()
-    shares = null_shares(known.lonlat, known.trials, rates, sites.lonlat[rows], config.seed)
-    z = adapter_of(fit).transform(sites.features[rows])
-    return HeldOut(rows, z, fit.weights, fit.bias, shares, rates.tocsc())
-
-
-def dropout_losses(sites: Sites, fold: NDArray[np.int64], k: int, config: FitConfig) -> Float:
-    """Loss of every candidate dropout on the fold after k, fitted without both: k itself is never looked at.
-
-    One member stands for the ensemble. With two folds nothing would be left to fit on, so nothing is tried.
-
-    Args:
-        sites: n sites of S species.
-        fold: (n,) fold of each site.
-        k: Fold that the choice is for.
-        config: Settings of the fit, with the candidates.
-
-    Returns:
-        (candidates,) float64; empty when nothing is tried.
-    """
-    from train.species import fit_group, mean_loss  # imported here: torch is slow to load
-
-    folds = int(fold.max()) + 1
-    if folds < 3 or len(config.dropouts) < 2:
-        return np.empty(0)
-    judge = (k + 1) % folds
-    train, test = sites.take((fold != k) & (fold != judge)), sites.take(fold == judge)
-    losses = []
-    for dropout in config.dropouts:
-        fit = fit_group(train.features, train.targets(), replace(config, dropout=dropout, members=1))
-        logits = adapter_of(fit).transform(test.features) @ fit.weights.T + fit.bias
-        losses.append(mean_loss(logits, test.targets()))
-    return np.array(losses)
-
-
-def _best(losses: Float, config: FitConfig) -> float:
-    return config.dropouts[int(np.argmin(losses))] if losses.size else config.dropout
+    parts = []
+    for k in range(int(fold.max()) + 1):
+        progress(f"fold {k + 1} of {int(fold.max()) + 1}")
+        train, rows = sites.take(fold != k), np.flatnonzero(fold == k)
+        fit = fit_group(train.features, train.targets(), config)
+        known = train.take(train.surveyed) if train.surveyed.any() else train
+        rates = known.rates()
+        shares = null_shares(known.lonlat, known.trials, rates, sites.lonlat[rows], config.seed)
+        z = adapter_of(fit).transform(sites.features[rows])
+        parts.append(HeldOut(rows, z, fit.weights, fit.bias, shares, rates.tocsc()))
+    return OutOfFold(fold, tuple(parts))

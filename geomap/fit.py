@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,7 +145,7 @@ def fit_heads(
     from train.species import FitConfig  # imported here: torch is slow to load
 
     config = replace(config or FitConfig(), seed=request.seed)
-    card = card_of(request, tables, source, gathered, degrees)
+    card = card_of(request, tables, source, gathered, degrees, config)
     group = Group(request.out.resolve().name, gathered.taxa, source.encoder_hash, card)
     heads = fit_species(gathered.sites, group, fold, config, source.field, progress)
     progress("saving")
@@ -234,6 +234,7 @@ def card_of(
     source: PointSource,
     gathered: Gathered,
     degrees: float,
+    config: FitConfig,
 ) -> dict[str, Any]:
     """What the heads say about themselves, in plain values."""
     surveyed = gathered.sites.surveyed
@@ -268,6 +269,7 @@ def card_of(
         "areas": "not computed: fitted on imagery without a field"
         if source.field is None
         else source.field.grid.name,
+        "fit": asdict(config),
     }
 
 

@@ -7,7 +7,7 @@ heads = fit_species(sites, ...)                     # all of it, as SpeciesHeads
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,7 +162,6 @@ def fit_species(
     meaning: Meaning = "probability" if sites.surveyed.any() else "suitability"
     judge = judged(sites, out)
     progress("all sites")
-    config = replace(config, dropout=out.dropout)
     fit = fit_group(sites.features, sites.targets(), config)
     adapter = adapter_of(fit)
     z = adapter.transform(sites.features)
@@ -175,8 +174,9 @@ def fit_species(
         platt.append(calibration)
     table = pd.concat([group.species.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
     fitted = fit.weights, fit.bias, np.concatenate(platt).astype(np.float32)
-    card = {**group.card, "fit": asdict(config)}
-    heads = SpeciesHeads(group.name, meaning, group.encoder_hash, adapter, *fitted, species=table, card=card)
+    heads = SpeciesHeads(
+        group.name, meaning, group.encoder_hash, adapter, *fitted, species=table, card=group.card
+    )
     return with_areas(heads, field, progress)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from geomap.sweep import Progress as SweepProgress
 
 Result = TypeVar("Result")
+AHEAD = 2  # tasks that every other process has at hand, so that it never waits for this one
 
 
 class Workers(Protocol):
@@ -39,12 +41,26 @@ def workers_of(processes: int) -> Iterator[Workers]:
     if processes <= 1:
         yield lambda work, numbers: map(work, numbers)
         return
+    # This process works, too: it has something to do while the others still import what they need.
     # spawn: a fork would copy the threads' locks of libraries that this process has loaded
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(processes - 1, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
 
     def run(work: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
-        for future in as_completed([pool.submit(work, number) for number in numbers]):
-            yield future.result()
+        rest, away = iter(numbers), set[Future[Result]]()
+        while True:
+            for future in [future for future in away if future.done()]:
+                away.remove(future)
+                yield future.result()
+            away |= {
+                pool.submit(work, number) for number in islice(rest, AHEAD * (processes - 1) - len(away))
+            }
+            mine = list(islice(rest, 1))
+            if mine:
+                yield work(mine[0])
+            elif away:
+                wait(away, return_when=FIRST_COMPLETED)
+            else:
+                return
 
     try:
         yield run

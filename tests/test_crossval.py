@@ -15,9 +15,7 @@ from geomap.background import Sites
 from geomap.errors import RecordsError
 from train.species import FitConfig
 
-QUICK = FitConfig(members=2, hidden=8, width=4, epochs=3, dropouts=())
-
-TUNED = replace(QUICK, dropouts=(0.0, 0.9), epochs=30, learning_rate=1e-2)
+QUICK = FitConfig(members=2, hidden=8, width=4, epochs=3)
 
 
 def quiet(stage):
@@ -83,14 +81,12 @@ def test_too_few_blocks_are_refused():
         crossval.assign_folds(np.array([1, 1, 2, 3]), 5, 0)
 
 
-@pytest.mark.parametrize("config", [QUICK, TUNED])
-def test_out_of_fold_predictions_never_saw_their_fold(sites, config):
+def test_out_of_fold_predictions_never_saw_their_fold(sites):
     fold = crossval.assign_folds(crossval.block_ids(sites.lonlat, 5.0), 3, 0)
-    before = crossval.cross_validate(sites, fold, config, quiet)
+    before = crossval.cross_validate(sites, fold, QUICK, quiet)
     changed = sites.successes.toarray()
     changed[fold == 1] = 4 - changed[fold == 1]  # turn the labels of one fold round
-    turned = replace(sites, successes=sparse.csr_matrix(changed))
-    after = crossval.cross_validate(turned, fold, config, quiet)
+    after = crossval.cross_validate(replace(sites, successes=sparse.csr_matrix(changed)), fold, QUICK, quiet)
     everything, held = slice(0, 3), fold == 1
     np.testing.assert_array_equal(before.logits(everything)[held], after.logits(everything)[held])
     np.testing.assert_array_equal(before.null(everything)[held], after.null(everything)[held])
@@ -105,17 +101,3 @@ def test_blocks_of_species_agree_with_all_at_once(sites):
         whole = of(slice(0, 3))
         assert whole.shape == (150, 3)
         np.testing.assert_allclose(np.hstack([of(slice(0, 2)), of(slice(2, 3))]), whole, rtol=1e-6, atol=1e-6)
-
-
-def test_the_dropout_that_predicts_held_out_blocks_is_chosen(sites):
-    """Without dropout the trend of the rates is learnt; with nine tenths dropped it hardly is."""
-    fold = crossval.assign_folds(crossval.block_ids(sites.lonlat, 5.0), 3, 0)
-    losses = crossval.dropout_losses(sites, fold, 0, TUNED)
-    assert losses.shape == (2,) and losses[0] < losses[1]
-    assert crossval.cross_validate(sites, fold, TUNED, quiet).dropout == 0.0
-
-
-def test_two_folds_choose_nothing(sites):
-    fold = np.arange(150) % 2
-    assert crossval.dropout_losses(sites, fold, 0, TUNED).size == 0
-    assert crossval.cross_validate(sites, fold, TUNED, quiet).dropout == TUNED.dropout

@@ -20,7 +20,7 @@ from geomap.testing import shared_data, write_raster
 from geomap.testing_bundle import ENCODER_HASH, make_bundle, small_california, write_field
 from train.species import FitConfig
 
-QUICK = FitConfig(members=2, hidden=16, width=8, epochs=40, learning_rate=1e-2, dropouts=())
+QUICK = FitConfig(members=2, hidden=16, width=8, epochs=40, learning_rate=1e-2)
 NORTH, SOUTH, RARE = "Sequoia sempervirens", "Yucca brevifolia", "Pinus torreyana"
 
 
@@ -346,7 +346,6 @@ def test_too_few_blocks_say_what_to_change(surveys, field, tmp_path):
 def test_card_is_plain_json(fitted_surveys):
     assert json.loads(json.dumps(fitted_surveys.card, allow_nan=False)) == fitted_surveys.card
     assert fitted_surveys.card["fit"]["hidden"] == 16
-    assert fitted_surveys.card["fit"]["dropout"] == QUICK.dropout
 
 
 @pytest.mark.slow

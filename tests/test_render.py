@@ -8,10 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
@@ -538,9 +541,30 @@ def test_scores_that_are_not_finite_are_refused(capsys, maps, bundle):
     )
 
 
+def spawned() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if any("spawn_main" in a for a in child.cmdline())]
+
+
 def test_dead_worker_is_told():
     with pytest.raises(SchedulerError, match="worker process died"), workers_of(2) as workers:
-        list(workers(os._exit, [1, 1]))
+        results = workers(time.sleep, [0.1] * 300)
+        next(results)
+        for child in spawned():
+            child.kill()
+        list(results)
+
+
+def test_this_process_works_beside_the_others():
+    where = "(__import__('time').sleep(0.1), __import__('os').getpid())[1]"
+    with workers_of(2) as workers:
+        seen = list(workers(eval, [where] * 100))
+    assert len(seen) == 100 and len(set(seen)) == 2 and os.getpid() in seen
+
+
+def test_what_work_raises_comes_through_from_any_process():
+    for numbers in ([1, 2, 0], [0, 1, 2]):
+        with pytest.raises(ZeroDivisionError), workers_of(2) as workers:
+            list(workers(partial(divmod, 1), numbers))
 
 
 @pytest.mark.parametrize("error", [MapError("a", "b", "c"), OutputError("a", "b", "c")])

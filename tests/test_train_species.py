@@ -69,19 +69,6 @@ def test_loss_is_the_binomial_likelihood():
     assert float(found) == pytest.approx(expected)
 
 
-def test_mean_loss_weighs_trials_in_blocks_of_sites(sites):
-    _, detections, trials = sites
-    targets = targets_of(detections, trials)
-    logits = np.random.default_rng(1).normal(size=detections.shape).astype(np.float32)
-    many = 4000 // len(logits) + 1  # more than a block of sites
-    tiled = targets_of(np.tile(detections, (many, 1)), np.tile(trials, many))
-    chance = 1 / (1 + np.exp(-logits.astype(float)))
-    weights = detections * np.log(chance) + (trials[:, None] - detections) * np.log(1 - chance)
-    expected = -weights.mean(axis=1).sum() / trials.sum()
-    assert module.mean_loss(logits, targets) == pytest.approx(expected, rel=1e-5)
-    assert module.mean_loss(np.tile(logits, (many, 1)), tiled) == pytest.approx(expected, rel=1e-5)
-
-
 def logits_of(fit, features):
     """The formula of geomap.heads, written out."""
     x = (features - fit.mean) / fit.std
@@ -93,7 +80,8 @@ def test_arrays_are_the_mean_of_the_members(sites):
     """What leaves the trainer predicts what the ensemble does without dropout."""
     features, detections, trials = sites
     torch.manual_seed(0)
-    ensemble = module._Ensemble(6, targets_of(detections, trials), replace(QUICK, dropout=0.0))
+    still = replace(QUICK, dropout=0.0, input_dropout=0.0)
+    ensemble = module._Ensemble(6, targets_of(detections, trials), still)
     with torch.no_grad():
         ensemble.w3.mul_(100)
         expected = ensemble(torch.from_numpy(features)).mean(dim=0)
@@ -101,6 +89,15 @@ def test_arrays_are_the_mean_of_the_members(sites):
     fit = module.GroupFit(np.zeros(6, np.float32), np.ones(6, np.float32), members, weights, bias)
     np.testing.assert_allclose(logits_of(fit, features), expected, atol=1e-4)
     assert weights.shape == (3, 2 * 8)
+
+
+def test_input_dropout_takes_other_features_from_each_member(sites):
+    ensemble = module._Ensemble(6, targets_of(*sites[1:]), replace(QUICK, dropout=0.0, input_dropout=0.5))
+    with torch.no_grad():
+        for parameter in (ensemble.w1, ensemble.w2, ensemble.w3):
+            parameter[1] = parameter[0]
+        first, second = ensemble(torch.from_numpy(sites[0]))
+    assert not torch.allclose(first, second)
 
 
 def test_members_start_from_different_weights(sites):

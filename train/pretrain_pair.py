@@ -1,6 +1,6 @@
 """Pre-trains the pair of encoders without species labels, by the CSP objective.
 
-    python -m train.pretrain_pair CHIPS.npz --out RUN [--epochs 4] [--batch 512] [--seed 0]
+    python -m train.pretrain_pair CHIPS.npz --out RUN [--epochs 8] [--batch 512] [--seed 0]
 
 CHIPS.npz is a chip set (train.chips), which geomap.pretraining cuts from imagery. RUN gets the checkpoint:
 card.json, weights.safetensors and losses.csv.
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class PretrainConfig:
     """The whole configuration of a run."""
 
-    epochs: int = 3  # passes over the places, all towers together
+    epochs: int = 8  # passes over the places, all towers together
     batch: int = 512  # places of a step; also the number of candidates in the contrast
     location_epochs: int = 15  # passes over all places, location tower alone
     location_batch: int = 1024  # places of such a step

@@ -83,7 +83,7 @@ class LocationSpec:
     """Number of residual blocks, or of hidden layers in networks without them."""
     dim: int = 64
     """Width of the learnt location embedding."""
-    position: int = 32
+    position: int = 64
     """Width of the fixed position features beside it."""
     network: str = "residual"
     """A key of train.encoders.networks.NETWORKS."""

@@ -244,7 +244,7 @@ def default_card(
         ChipSpec(1000.0, (0, 2, 5, 10), halo, **stats),  # type: ignore[arg-type]
         ChipSpec(10_000.0, (1, 3, 7, 15), halo, **stats),  # type: ignore[arg-type]
     )
-    location = LocationSpec(dim=dim, position=32 if dim > 8 else 8)
+    location = LocationSpec(dim=dim, position=64 if dim > 8 else 8)
     card = EncoderCard(replace(spec, levels=levels), location, (), {"objective": "none"})
     return replace(card, quant_scale=(1.0 / 127,) * card.dim)
 
