@@ -75,7 +75,7 @@ PITFALLS = {
 }
 
 
-def tests_in(module: str) -> set[str]:
+def functions_of(module: str) -> set[str]:
     tree = ast.parse((HERE / f"{module}.py").read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -88,4 +88,4 @@ def test_every_pitfall_is_listed():
 def test_every_pitfall_has_its_tests(name):
     for test in PITFALLS[name]:
         module, function = test.split(".")
-        assert function in tests_in(module), test
+        assert function in functions_of(module), test
