@@ -43,7 +43,7 @@ def test_a_run_says_its_losses_and_is_not_trained_over(tmp_path, capsys):
 @pytest.mark.timeout(300)
 def test_a_run_killed_for_good_and_resumed_ends_the_same(tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    argv = ["csp-tiny", *FEW, "--set", "training.epochs=60"]
+    argv = ["csp-tiny", *FEW, "--set", "training.epochs=15"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "train.pretrain", *argv, "--out", str(killed)]
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:

@@ -6,12 +6,14 @@ so the file reads as if nothing had happened.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pandas as pd
 from tensorboardX import SummaryWriter
 
 LOG, PICTURE, EVENTS = "log.csv", "losses.png", "events"
+PAUSE = 30.0  # seconds between two pictures
 
 
 class RunLog:
@@ -25,6 +27,7 @@ class RunLog:
     def __init__(self, run: Path, step: int = 0) -> None:
         self.run = run
         self.rows: list[dict[str, float]] = []
+        self.drawn = time.monotonic()
         path = run / LOG
         if step and path.is_file():
             before = pd.read_csv(path)
@@ -39,14 +42,16 @@ class RunLog:
             self.events.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def flush(self) -> None:
-        """Brings everything to disk and draws the curves."""
+        """Brings everything to disk; the picture of the curves at most twice a minute."""
         self._save()
         self.events.flush()
-        self._draw()
+        if time.monotonic() - self.drawn > PAUSE:
+            self._draw()
 
     def close(self) -> None:
         """Flushes and lets go of the files."""
         self.flush()
+        self._draw()
         self.events.close()
 
     def _save(self) -> None:
@@ -70,3 +75,4 @@ class RunLog:
             axes.plot(known["step"], known[name], marks, label=str(name))
         axes.legend()
         figure.savefig(self.run / PICTURE, dpi=100)
+        self.drawn = time.monotonic()
