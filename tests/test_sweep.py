@@ -151,7 +151,9 @@ def test_tasks_are_small(made):
 def test_encoders_and_imagery_are_loaded_once_per_process(made, tmp_path, monkeypatch):
     loads = []
     monkeypatch.setattr(geomap.sweep, "_LOADED", {})
-    monkeypatch.setattr(geomap.sweep, "load_encoders", lambda path: loads.append(path) or load_encoders(path))
+    monkeypatch.setattr(
+        geomap.sweep, "load_sweep_encoders", lambda path, *_, **__: loads.append(path) or load_encoders(path)
+    )
     run(made, tmp_path / "out.zarr")
     assert len(loads) == 1  # for the plan and all twenty units
 
