@@ -6,7 +6,7 @@ Breeding Bird Survey 2001-2015, 5 folds of 5-degree blocks; each visit of a left
 over the species that an average year meets on at least 20 routes. Heads as the shipped ones are (shared
 perceptrons, one weight vector a species; fewer steps and members) are fitted to 5, 10, 20 and 100 % of the
 training routes of each fold. Smaller subsets lie in larger ones, every fold gives its share, and all arms see
-the same routes. Dropout is chosen inside the subset, on the fold after the one that is held out. The arms:
+the same routes. Dropout is that of the shipped heads, for all arms. The arms:
 
     pretrained    aerial and location embeddings of the shipped bundle (CSP), and the position features
     random        the same architecture at random initialisation, another one for each seed
@@ -48,7 +48,7 @@ sys.path = [path for path in sys.path if Path(path or ".").resolve() != HERE]  #
 from geomap.adapter import sigmoid  # noqa: E402
 from geomap.background import Sites, extent_of  # noqa: E402
 from geomap.catalog import bundle_path  # noqa: E402
-from geomap.crossval import adapter_of, assign_folds, block_ids, dropout_losses  # noqa: E402
+from geomap.crossval import adapter_of, assign_folds, block_ids  # noqa: E402
 from geomap.encode import encode_points  # noqa: E402
 from geomap.fitting import MIN_TEST_PRESENCES  # noqa: E402
 from geomap.gather import survey_sites  # noqa: E402
@@ -78,7 +78,7 @@ Scored = tuple[Record, dict[str, NDArray[np.float64]]]  # means, and the scores 
 
 
 # The same number of steps for all subsets; the shipped heads take about 900, with 4 members.
-FIT = FitConfig(members=2, epochs=200, max_steps=200, dropouts=(0.2, 0.5))
+FIT = FitConfig(members=2, epochs=200, max_steps=200)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ QUICK = Plan(
     every=2,
     species=60,
     unlabelled=256,
-    fit=FitConfig(members=1, epochs=150, max_steps=150, dropouts=(0.35,), dropout=0.35),
+    fit=FitConfig(members=1, epochs=150, max_steps=150),
 )
 
 
@@ -161,9 +161,6 @@ def held_out(sites: Sites, fold: Ints, k: int, arm: str, config: FitConfig) -> N
         rates = train.rates()
         shares = null_shares(train.lonlat, train.trials, rates, test.lonlat, config.seed)
         return (shares @ rates).toarray()
-    losses = dropout_losses(sites, fold, k, config)
-    if losses.size:
-        config = replace(config, dropout=config.dropouts[int(np.argmin(losses))])
     fit = fit_group(train.features, train.targets(), config)
     logits = adapter_of(fit).transform(test.features) @ fit.weights.T + fit.bias
     return sigmoid(logits).astype(np.float64)
@@ -266,7 +263,7 @@ def run(shared: Path, plan: Plan, seeds: int) -> dict[str, Any]:
         "encoders": encoders.hash[:12],
         "plan": {
             **asdict(plan),
-            "fit": {k: getattr(plan.fit, k) for k in ("members", "max_steps", "dropouts")},
+            "fit": {k: getattr(plan.fit, k) for k in ("members", "max_steps", "dropout", "input_dropout")},
         },
         "percent_of_routes": tables(scored),
         "seconds": round(time.perf_counter() - began),

@@ -112,7 +112,7 @@ class Settings:
 
 _ONE_RATE = TuningConfig(learning_rates=(2e-3,), head_factor=3.0, round_steps=2, rounds=2, patience=1)
 QUICK = Settings(
-    species=5, pairs=240, features=300, image_epochs=1, place_epochs=2,
+    species=5, pairs=300, features=300, image_epochs=1, place_epochs=2,
     image_ratios=(0.1, 1.0), place_ratios=(0.2, 1.0),
     image_tuning=_ONE_RATE, place_tuning=replace(_ONE_RATE, batch=256),
 )  # fmt: skip
