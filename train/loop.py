@@ -223,8 +223,8 @@ def restore(session: Session, run: Path) -> int:
 def save(session: Session, step: int, card: dict[str, Any], run: Path, log: RunLog | None) -> None:
     """A checkpoint by the first rank, while the others wait."""
     if log:
+        log.flush()  # first: rows after a checkpoint are cut on resuming, missing ones would stay missing
         save_step(session.model, session.optimiser, step, card, run)
-        log.flush()
     session.world.wait()
 
 
