@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from train import recipe as module
+from train.batch import collate
 from train.checkpoint import read_card
 from train.distributed import World
 from train.errors import SpecError
+from train.objectives import birdsat_cve, birdsat_cvm, csp
 from train.pretrain import load_model, pretrain
 from train.recipe import build_model, model_config, open_data, read_recipe, shipped
 
@@ -40,8 +43,6 @@ def test_every_tiny_recipe_trains_and_comes_back(name, tmp_path):
     assert card["recipe"]["objective"] == recipe.objective == card["objective"]
     assert card["data"]["observations"] == len(open_data(recipe)["train"])
     held = open_data(recipe)["validation"]
-    from train.batch import collate
-
     batch = collate([held[row] for row in range(4)])
     for view in model.views:
         if view in ("lonlat", "date"):
@@ -87,6 +88,14 @@ def test_recipes_that_cannot_be_are_refused_before_any_work(name, settings, foun
     with pytest.raises(SpecError) as refused:
         read_recipe(name, settings)
     assert found in refused.value.found and change in refused.value.change
+
+
+def test_recipes_named_after_the_papers_are_their_presets():
+    """But for what is not of the loss: CVE's metadata, which only its -meta model reads."""
+    cve = model_config(read_recipe("birdsat-cve-paper", []))
+    assert replace(cve, metadata=birdsat_cve.PAPER.metadata) == birdsat_cve.PAPER
+    assert model_config(read_recipe("birdsat-cvm-paper", [])) == birdsat_cvm.PAPER
+    assert model_config(read_recipe("csp-paper", [])) == csp.PAPER_INAT
 
 
 def test_damaged_toml_is_refused(tmp_path):
