@@ -1,39 +1,206 @@
-"""The first page of the tile server: what is there, each with a picture. One file, nothing from elsewhere."""
+"""The web map at `/`: the page and its files, which `make web` builds from tiles/web into tiles/static.
+
+    app.include_router(page_router(settings))
+
+The page asks for everything by addresses relative to itself, so that it works behind the prefix of any proxy.
+Names of files carry a hash of their content and may be cached for ever; the page itself is asked for anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import logging
+from dataclasses import dataclass
+from functools import cache
 from html import escape
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-    "ul{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));list-style:none;padding:0}"
-    "img{background:#eef;display:block;height:auto;max-width:100%}"
-)
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from geomap.errors import GeomapError
+
+STATIC = Path(__file__).with_name("static")
+FORMAT = 1  # of manifest.json, which is written last
+FOR_EVER = "public, max-age=31536000, immutable"
+METHODS = ["GET", "HEAD"]
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".topojson": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+}
+ENCODINGS = {"br": ".br", "gzip": ".gz"}  # the better one first
+SETTINGS_MARK = "<!--settings-->"
+
+logger = logging.getLogger(__name__)
 
 
-def index(summaries: Sequence[Mapping[str, str]]) -> str:
-    """The page.
+class PageError(GeomapError, LookupError):
+    """The web page has not been built, or a file of it is missing."""
+
+
+class PageSettings(Protocol):
+    """What the page is told by the settings of the server.
+
+    Attributes:
+        basemap: URL template of online tiles with {z}, {x} and {y}; "" for none.
+        basemap_attribution: Credit line of the online tiles.
+    """
+
+    @property
+    def basemap(self) -> str: ...
+    @property
+    def basemap_attribution(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """The built page.
+
+    Attributes:
+        page: HTML with a mark where the settings go.
+        files: Name -> file, for what may be asked for below /static.
+    """
+
+    page: str
+    files: dict[str, Path]
+
+
+def open_site(folder: Path = STATIC) -> Site:
+    """The page as it was built.
 
     Args:
-        summaries: One per map with `name`, `grid`, `item`, `tilejson` and `preview`.
+        folder: Folder that `npm run build` wrote.
 
-    Returns:
-        HTML.
+    Raises:
+        PageError: It was not built, or not by this version.
     """
-    maps = "".join(map(_entry, summaries)) or "<li>No map yet: run <code>python -m geomap.render</code>.</li>"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}")
+        listed = {name: folder / name for name in manifest["files"]}
+        page = listed.pop("index.html").read_text(encoding="utf-8")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise PageError(
+            "it cannot show the web map",
+            "its files have not been built",
+            "Run `make web`, which needs Node.js.",
+        ) from error
+    return Site(page, {name: path for name, path in listed.items() if path.suffix in MEDIA_TYPES})
+
+
+def page_router(settings: PageSettings, folder: Path = STATIC) -> APIRouter:
+    """Routes of the page and of its files.
+
+    Without a built page `/` says, with status 503, how to build it; all other routes of the server work.
+
+    Args:
+        settings: What the page is told.
+        folder: Folder that `npm run build` wrote.
+    """
+    router = APIRouter(include_in_schema=False)
+    headers = page_headers(settings.basemap)
+
+    @cache
+    def site() -> Site:
+        return open_site(folder)
+
+    try:
+        site()
+    except PageError as error:
+        logger.warning("%s", error)
+
+    def page() -> Response:
+        try:
+            text = site().page.replace(SETTINGS_MARK, settings_tags(settings))
+        except PageError as error:
+            return HTMLResponse(error_page(error), 503, {**headers, "Cache-Control": "no-store"})
+        return HTMLResponse(text, headers={**headers, "Cache-Control": "no-cache"})
+
+    def static(name: str, request: Request) -> Response:
+        path = site().files.get(name)
+        if path is None:
+            raise PageError("cannot find the file", f"no file {name!r} of the web map", "Load the page anew.")
+        return file_response(path, request.headers.get("accept-encoding", ""))
+
+    router.add_api_route("/", page, methods=METHODS)
+    router.add_api_route("/static/{name}", static, methods=METHODS)
+    return router
+
+
+def file_response(path: Path, accepted: str) -> Response:
+    """A file, or its compressed twin where the asker takes one.
+
+    Args:
+        path: The file; `path` with ".br" and ".gz" lie beside it where compression pays.
+        accepted: Header Accept-Encoding of the request.
+    """
+    headers = {"Cache-Control": FOR_EVER, "X-Content-Type-Options": "nosniff"}
+    media_type = MEDIA_TYPES[path.suffix]
+    takes = {part.split(";")[0].strip() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")}
+    for encoding, suffix in ENCODINGS.items():
+        twin = path.with_name(path.name + suffix)
+        if twin.is_file():
+            headers["Vary"] = "Accept-Encoding"
+            if encoding in takes:
+                return FileResponse(
+                    twin, headers={**headers, "Content-Encoding": encoding}, media_type=media_type
+                )
+    return FileResponse(path, headers=headers, media_type=media_type)
+
+
+def page_headers(basemap: str) -> dict[str, str]:
+    """Headers of the page: nothing is loaded from elsewhere but the tiles of an online basemap.
+
+    Args:
+        basemap: URL template of online tiles; "" for none.
+    """
+    images = " ".join(filter(None, ["'self'", "data:", "blob:", origin(basemap)]))
+    policy = {
+        "default-src": "'self'",
+        "img-src": images,
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "Referrer-Policy": "strict-origin-when-cross-origin",  # providers of tiles want to know who asks
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def origin(template: str) -> str:
+    """Origin of a URL template as a source of a content policy, {s} and the like as a wildcard; "" for ""."""
+    if not template:
+        return ""
+    parts = urlsplit(template)
+    host = parts.netloc
+    if "{" in host:
+        host = "*." + host.split("}", 1)[1].lstrip(".")
+    return f"{parts.scheme}://{host}"
+
+
+def settings_tags(settings: PageSettings) -> str:
+    """What the page reads of the settings, as a meta element; "" where there is nothing to say."""
+    if not settings.basemap:
+        return ""
+    template, credit = escape(settings.basemap), escape(settings.basemap_attribution)
+    return f'<meta name="geomap:basemap" content="{template}" data-credit="{credit}">'
+
+
+def error_page(error: PageError) -> str:
+    """HTML that says what is missing and what to do."""
+    what, found, change = (escape(part) for part in (error.what, error.found, error.change))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>geomap</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head>"
-        f"<body><h1>Species maps</h1><ul>{maps}</ul></body></html>"
-    )
-
-
-def _entry(summary: Mapping[str, str]) -> str:
-    text = {key: escape(value) for key, value in summary.items()}
-    return (
-        f'<li><img src="{text["preview"]}" loading="lazy" alt="Map of {text["name"]}, {text["grid"]}">'
-        f"<em>{text['name']}</em>, {text['grid']}<br>"
-        f'<a href="{text["tilejson"]}">TileJSON</a> <a href="{text["item"]}">about this map</a></li>'
+        '<meta name="viewport" content="width=device-width"></head>'
+        f"<body><h1>geomap</h1><p>The server runs, but {what}: {found}.</p><p>{change}</p>"
+        '<p>The maps themselves are there: <a href="species">species</a>, <a href="docs">the API</a>.</p></body></html>'
     )

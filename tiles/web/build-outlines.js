@@ -1,0 +1,48 @@
+/** Outlines for the offline basemap and the choice of regions: simplified, pruned, with names. */
+
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { feature, quantize } from "topojson-client";
+import { topology } from "topojson-server";
+import { filter, filterWeight, presimplify, simplify } from "topojson-simplify";
+
+const require = createRequire(import.meta.url);
+// Counties of California and of the states beside it, by the number of the state.
+const WITH_COUNTIES = new Set(["04", "06", "32", "41"]);
+const GRID = 1e5; // steps of the quantised world, 0.0036 degrees
+const US_WEIGHT = 2e-5; // square degrees: smaller bends are left out
+const WORLD_WEIGHT = 4e-4;
+
+/** @param {string} folder Where to; made if need be. */
+export function writeOutlines(folder) {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "world.topojson"), JSON.stringify(worldOutlines()));
+  writeFileSync(join(folder, "us.topojson"), JSON.stringify(usOutlines()));
+}
+
+function worldOutlines() {
+  const atlas = read("world-atlas/countries-50m.json");
+  return small({ countries: feature(atlas, atlas.objects.countries), land: feature(atlas, atlas.objects.land) }, WORLD_WEIGHT);
+}
+
+function usOutlines() {
+  const atlas = read("us-atlas/counties-10m.json");
+  const states = feature(atlas, atlas.objects.states);
+  const names = new Map(states.features.map((each) => [each.id, each.properties.name]));
+  const counties = feature(atlas, atlas.objects.counties);
+  counties.features = counties.features.filter((each) => WITH_COUNTIES.has(each.id.slice(0, 2)));
+  for (const each of counties.features) each.properties.state = names.get(each.id.slice(0, 2));
+  return small({ states, counties }, US_WEIGHT);
+}
+
+/** A topology without the bends and islets that no screen shows. */
+function small(objects, weight) {
+  const weighted = presimplify(topology(objects));
+  return quantize(filter(simplify(weighted, weight), filterWeight(weighted, weight)), GRID);
+}
+
+/** @param {string} name */
+function read(name) {
+  return JSON.parse(readFileSync(require.resolve(name), "utf8"));
+}

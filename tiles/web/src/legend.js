@@ -1,0 +1,146 @@
+/** The legend: the very colours that paint the tiles, what the number means, and how sure the map is. */
+
+import { h, plainName, speciesName } from "./dom.js";
+import { levelOf, shownEntries, valueOf } from "./lut.js";
+import { amount, count, score, sentence } from "./words.js";
+
+const SCORES = { auc: "AUC", ap: "Average precision", brier: "Brier score", boyce: "Boyce index" };
+
+/**
+ * Fill a box with the legend of a subject.
+ * @param {HTMLElement} box
+ * @param {import("./subject.js").Subject} subject
+ * @param {import("./state.js").State} state
+ */
+export function drawLegend(box, subject, state) {
+  const { info, legend, band } = subject;
+  if (!info || !legend || !band) {
+    box.replaceChildren();
+    return;
+  }
+  const cut = levelOf(subject.threshold(state.threshold), band);
+  const show = subject.cuttable ? state.show : "all";
+  box.replaceChildren(
+    h("div", { class: "legend-title" }, legend.title),
+    bar(legend, band, show, cut, plainName(info)),
+    h(
+      "ul",
+      { class: "keys" },
+      show === "all"
+        ? key(legend.palette[0], `${amount(band.low, legend.unit)}: the lowest value, which is not “no data”`)
+        : key(legend.palette[0], `below the threshold of ${amount(valueOf(cut, band))}`),
+      h("li", {}, h("span", { class: "swatch nodata" }), sentence(legend.nodata)),
+    ),
+  );
+}
+
+/**
+ * @param {import("./subject.js").Legend} legend
+ * @param {import("./subject.js").Band} band
+ * @param {string} show
+ * @param {number} cut
+ * @param {string} name
+ */
+function bar(legend, band, show, cut, name) {
+  const entries = shownEntries(show, cut);
+  const canvas = h("canvas", {
+    width: entries.length, height: 1, role: "img",
+    "aria-label": `Colours of ${name}, from ${amount(band.low, legend.unit)} to ${amount(band.high, legend.unit)}`,
+  });
+  const pen = canvas.getContext("2d");
+  entries.forEach((entry, level) => {
+    pen.fillStyle = legend.palette[entry];
+    pen.fillRect(level, 0, 1, 1);
+  });
+  const ticks = legend.stops.map(({ value }) => h("span", {}, amount(value)));
+  return h("div", { class: "bar" }, canvas, h("div", { class: "ticks", "aria-hidden": "true" }, ticks));
+}
+
+/** @param {string} color @param {string} text */
+function key(color, text) {
+  const swatch = h("span", { class: "swatch" });
+  swatch.style.backgroundColor = color;
+  return h("li", {}, swatch, text);
+}
+
+/**
+ * Fill a box with what the number means, how good the model is, and whose data they are.
+ * @param {HTMLElement} box
+ * @param {import("./subject.js").Subject} subject
+ */
+export function drawAbout(box, subject) {
+  const { info, legend } = subject;
+  if (!info || !legend) return;
+  const also = info.synonyms.length ? h("p", { class: "muted" }, "Also known as ", italics(info.synonyms), ".") : null;
+  box.replaceChildren(
+    h("h2", { class: "species" }, speciesName(info)),
+    also ?? "",
+    h("p", {}, info.explanation || legend.explanation),
+    scores(info) ?? "",
+  );
+}
+
+/** @param {string[]} names */
+function italics(names) {
+  return names.flatMap((name, at) => [at ? ", " : "", h("i", { lang: "la" }, name)]);
+}
+
+/** @param {import("./subject.js").Info} info */
+function scores(info) {
+  const auc = info.scores.auc;
+  if (!auc || auc.value === null) return null;
+  const verdict = auc.null === null || auc.null === undefined
+    ? ""
+    : auc.value - auc.null > 0.02
+      ? " The map knows more than the place alone tells."
+      : " The map tells little more than the place alone does.";
+  const tested = info.n_test === null ? "" : `, on ${count(info.n_test)} records held out`;
+  return h(
+    "p",
+    { class: "score" },
+    h("strong", {}, `AUC ${score(auc.value)}`),
+    `, coordinates alone ${score(auc.null)}${tested}.${verdict}`,
+  );
+}
+
+/**
+ * Fill a box with every score, the data behind the map, and its licence.
+ * @param {HTMLElement} box
+ * @param {import("./subject.js").Subject} subject
+ */
+export function drawSources(box, subject) {
+  const { info } = subject;
+  if (!info) return;
+  const rows = Object.entries(info.scores).filter(([, pair]) => pair.value !== null);
+  const table = h(
+    "table",
+    {},
+    h("caption", {}, "Scores in cross-validation, beside a model that knows only the coordinates"),
+    h("thead", {}, h("tr", {}, ["Score", "This map", "Coordinates"].map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, rows.map(([name, pair]) =>
+      h("tr", {}, h("th", { scope: "row" }, scoreName(name)), h("td", {}, score(pair.value)), h("td", {}, score(pair.null))))),
+  );
+  const facts = {
+    Records: count(info.records), "Held out for tests": count(info.n_test), Grid: info.grid, CRS: shortCrs(info.crs),
+    Group: info.group, Version: info.version, ...credits(info.credit),
+  };
+  const list = Object.entries(facts).filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+  box.replaceChildren(rows.length ? table : "", h("dl", {}, list.flat()));
+}
+
+/** @param {string} name */
+function scoreName(name) {
+  return name in SCORES ? SCORES[/** @type {keyof typeof SCORES} */ (name)] : name;
+}
+
+/** @param {string} crs */
+function shortCrs(crs) {
+  return crs.length < 30 ? crs : crs.match(/"([^"]+)"/)?.[1] ?? "";
+}
+
+/** @param {Record<string, string>} credit */
+function credits(credit) {
+  return Object.fromEntries(
+    Object.entries(credit).map(([name, value]) => [sentence(name.replaceAll("_", " ")), String(value)]),
+  );
+}
