@@ -87,26 +87,27 @@ class About:
 
 
 class SpeciesMap(Protocol):
-    """A map whose cells can be read.
-
-    Attributes:
-        about: What is known of it.
-        crs: CRS of the grid, as in "EPSG:3310", or WKT.
-        transform: From column, row of the grid at full resolution to x, y.
-        shape: Rows and columns of the grid.
-        bbox: West, south, east, north in degrees WGS 84; west > east across the antimeridian.
-    """
+    """A map whose cells can be read."""
 
     @property
-    def about(self) -> About: ...
+    def about(self) -> About:
+        """What is known of the map."""
+
     @property
-    def crs(self) -> str: ...
+    def crs(self) -> str:
+        """CRS of the grid, as in "EPSG:3310", or WKT."""
+
     @property
-    def transform(self) -> Affine: ...
+    def transform(self) -> Affine:
+        """From column, row of the grid at full resolution to x, y."""
+
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+
     @property
-    def bbox(self) -> BBox: ...
+    def bbox(self) -> BBox:
+        """West, south, east, north in degrees WGS 84; west > east across the antimeridian."""
 
     def steps(self, window: Window, level: int = 0, band: int = 0) -> Steps:
         """Cells of a window.

@@ -1,0 +1,318 @@
+"""Which cell of a grid lies under each pixel of a tile.
+
+The answer depends on the grid and the tile only, so all species of a grid share it, and nothing of it is
+asked of PROJ more than once. Where a grid's columns are meridians and its rows parallels, one look along
+either axis is exact. Elsewhere exact points on a lattice over the tile are joined bilinearly; the lattice
+gets denser until points between differ by less than `TOLERANCE` cells, and ends in exact pixels.
+
+One overview level serves all tiles of a zoom, chosen where the grid lies: if every tile chose its own,
+neighbours of different levels would meet with a seam.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from geomap.errors import GridError
+from geomap.grid import Window
+from geomap.projection import WGS84, project, world_width
+from tiles.lru import Lru
+from tiles.pyramid import deepest, level_shape, level_transform
+
+TOLERANCE = 0.05  # cells
+SLACK = 1.0  # degrees: edges of a grid are curved, and its box is taken from points on them
+RADIUS = 6_378_137.0  # of the sphere of Web Mercator [m]
+TMS = {"WebMercatorQuad": 1, "WorldCRS84Quad": 2}  # columns of tiles at zoom 0, where both have one row
+MAXZOOM = 24
+FIRST = 16  # pixels between points of the first lattice
+Floats = NDArray[np.float64]
+BBox = tuple[float, float, float, float]
+
+
+class Tile(NamedTuple):
+    """A tile of one of the two tile matrix sets, `size` pixels wide."""
+
+    tms: str
+    z: int
+    x: int
+    y: int
+    size: int = 256
+
+    def check(self) -> None:
+        """Refuse a tile that does not exist.
+
+        Raises:
+            GridError: No such matrix set, zoom, column or row.
+        """
+        there = self.tms in TMS and 0 <= self.z <= MAXZOOM
+        if not (there and 0 <= self.x < TMS[self.tms] << self.z and 0 <= self.y < 1 << self.z):
+            found = f"{self.tms} {self.z}/{self.x}/{self.y}"
+            change = f"z goes from 0 to {MAXZOOM}, x and y from 0 to the last tile of that zoom."
+            raise GridError("cannot draw the tile", found, change)
+
+    @property
+    def pixel(self) -> float:
+        """Width of a pixel [degrees of longitude]."""
+        return 360.0 / (TMS[self.tms] << self.z) / self.size
+
+    def lon(self, columns: Floats) -> Floats:
+        """Longitudes [degrees] of pixel columns; 0 is the western edge, `size` the eastern."""
+        return -180.0 + self.pixel * (self.x * self.size + columns)
+
+    def lat(self, rows: Floats) -> Floats:
+        """Latitudes [degrees] of pixel rows; 0 is the northern edge, `size` the southern."""
+        down = self.y * self.size + rows
+        if self.tms == "WorldCRS84Quad":
+            return 90.0 - self.pixel * down
+        return mercator_lat(180.0 - self.pixel * down)
+
+
+def mercator_lat(y: Floats) -> Floats:
+    """Latitudes [degrees] at heights in Web Mercator, in degrees of longitude at the equator."""
+    return np.degrees(np.arctan(np.sinh(np.radians(y))))
+
+
+class Cells(NamedTuple):
+    """The cells of a grid; those of an overview have its level's shape and transform."""
+
+    crs: str
+    transform: Affine
+    shape: tuple[int, int]
+    bbox: BBox
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Cells under the pixels of a tile.
+
+    Attributes:
+        level: Overview level that the cells are of.
+        window: The cells of the level that the tile needs, or None where it meets none.
+        index: (size, size) int32, row * window.width + column in the window, -1 off the grid; None without
+            window.
+    """
+
+    level: int
+    window: Window | None
+    index: NDArray[np.int32] | None
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return 256 + (0 if self.index is None else self.index.nbytes)
+
+    def take(self, cells: NDArray[np.generic], outside: int) -> NDArray[np.generic]:
+        """The cells of the window (h, w) as pixels (size, size) of the tile, `outside` off the grid."""
+        assert self.index is not None
+        pixels = np.take(np.ascontiguousarray(cells).reshape(-1), self.index, mode="wrap")
+        pixels[self.index < 0] = outside
+        return pixels
+
+
+class Warps:
+    """Warps of tiles, kept up to a number of bytes and shared by all maps."""
+
+    def __init__(self, limit: int = 64 << 20) -> None:
+        """Keep up to `limit` bytes."""
+        self._kept: Lru[Warp] = Lru(limit, lambda warp: warp.bytes)
+
+    def get(self, cells: Cells, tile: Tile) -> Warp:
+        """The warp of a tile of a grid.
+
+        Raises:
+            GridError: There is no such tile.
+        """
+        tile.check()
+        return self._kept.get((cells, tile), lambda: make_warp(cells, tile))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is kept."""
+        return self._kept.bytes
+
+
+def make_warp(cells: Cells, tile: Tile, level: int | None = None) -> Warp:
+    """The cells of a grid under the pixels of a tile.
+
+    Args:
+        cells: The grid at full resolution.
+        tile: A tile that exists.
+        level: Overview level; the one of the zoom if None.
+    """
+    level = level_of(cells, tile.tms, tile.z, tile.size) if level is None else level
+    columns, lines = _within(tile, cells.bbox)
+    if not (columns.any() and lines.any()):
+        return Warp(level, None, None)
+    shape = level_shape(cells.shape, level)
+    transform = level_transform(cells.transform, cells.shape, level)
+    if world_width(cells.crs) is None:
+        col, row = _by_lattice(cells.crs, transform, tile)
+    else:
+        col, row = _by_axis(cells.crs, transform, shape[1], tile)
+    inside = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])  # False for NaN
+    inside &= columns & lines[:, None]
+    if not inside.any():
+        return Warp(level, None, None)
+    rows, cols = np.floor(row[inside]).astype(np.int64), np.floor(col[inside]).astype(np.int64)
+    top, left = int(rows.min()), int(cols.min())
+    window = Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1)
+    index = np.full(inside.shape, -1, np.int32)
+    index[inside] = (rows - top) * window.width + (cols - left)
+    index.flags.writeable = False
+    return Warp(level, window, index)
+
+
+def rowcol(cells: Cells, lonlat: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns (n,) of the cells that hold points (n, 2) lon, lat in degrees; -1 off the grid."""
+    inverse, (height, width) = ~cells.transform, cells.shape
+    xy = exact(cells.crs, lonlat)
+    col, row = inverse.a * xy[:, 0] + inverse.c, inverse.e * xy[:, 1] + inverse.f
+    col = _turned(col, cells.crs, cells.transform, width)
+    inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+    west, south, east, north = cells.bbox
+    if world_width(cells.crs) is None and west <= east:
+        near = (lonlat >= np.array([west, south]) - SLACK) & (lonlat <= np.array([east, north]) + SLACK)
+        inside &= near.all(axis=1)
+    rows, cols = (np.where(inside, np.floor(at), -1).astype(np.intp) for at in (row, col))
+    return rows, cols
+
+
+def exact(crs: str, lonlat: Floats) -> Floats:
+    """Points (n, 2) lon, lat in degrees as x, y of a CRS; NaN where there is no answer.
+
+    One thread asks PROJ for everybody: each thread of its own would first spend 10 ms on looking up the
+    transformation.
+    """
+    xy: Floats = _asker().submit(project, lonlat, WGS84, crs).result()
+    return xy
+
+
+@lru_cache(maxsize=1)
+def _asker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "geomap-proj")
+
+
+@lru_cache(maxsize=4096)
+def level_of(cells: Cells, tms: str, z: int, size: int) -> int:
+    """Overview level for a zoom: the coarsest whose cells are no larger than a pixel where the grid lies."""
+    pixels = cells_per_pixel(cells, tms) * 2.0**-z * (256 / size)
+    level = math.floor(math.log2(max(pixels, 1.0)) + 1e-3)  # a pixel a hair below 2**k cells counts as 2**k
+    return min(level, deepest(cells.shape))
+
+
+@lru_cache(maxsize=256)
+def cells_per_pixel(cells: Cells, tms: str) -> float:
+    """Cells that a pixel of zoom 0 with 256 pixels a tile spans, the median over the grid."""
+    west, south, east, north = cells.bbox
+    east += 360.0 if west > east else 0.0
+    lon, lat = np.meshgrid(np.linspace(west, east, 23)[1:-1], np.linspace(south, north, 23)[1:-1])
+    step = 1e-4  # degrees
+    stretch = 1 / np.cos(np.radians(lat)) if tms == "WebMercatorQuad" else np.ones_like(lat)
+    corners = [(lon, lat), (lon + step, lat), (lon, lat + step / stretch)]
+    points = np.concatenate([np.stack([a.ravel(), b.ravel()], axis=1) for a, b in corners])
+    origin, right, up = np.split(exact(cells.crs, points), 3)
+    along, across = (right - origin) / step, (up - origin) / step
+    area = np.abs(along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]) / abs(cells.transform.determinant)
+    area = area[np.isfinite(area) & (area > 0)]
+    return float(np.sqrt(np.median(area))) * 360.0 / TMS[tms] / 256 if area.size else 1.0
+
+
+def _within(tile: Tile, bbox: BBox) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pixel columns and rows (size,) of a tile lie in a box, widened by a pixel and by `SLACK`.
+
+    A projection may fold the other side of the earth onto a grid: what lies outside the box is none of it.
+    """
+    west, south, east, north = bbox
+    centres = np.arange(tile.size, dtype=np.float64) + 0.5
+    lon, lat, slack = tile.lon(centres), tile.lat(centres), SLACK + tile.pixel
+    spans = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    columns = np.any([(lon >= w - slack) & (lon <= e + slack) for w, e in spans], axis=0)
+    return columns, (lat >= south - slack) & (lat <= north + slack)
+
+
+def _by_axis(crs: str, transform: Affine, width: int, tile: Tile) -> tuple[Floats, Floats]:
+    """Columns and rows (size, size) of pixel centres where x depends on longitude alone and y on latitude."""
+    centres = np.arange(tile.size, dtype=np.float64) + 0.5
+    lon, lat = tile.lon(centres), tile.lat(centres)
+    xy = exact(crs, np.concatenate([_points(lon, 0.0), _points(0.0, lat)]))
+    col = (xy[: tile.size, 0] - transform.c) / transform.a
+    row = (xy[tile.size :, 1] - transform.f) / transform.e
+    col = _turned(col, crs, transform, width)
+    return np.broadcast_to(col, (tile.size, tile.size)), np.broadcast_to(row[:, None], (tile.size, tile.size))
+
+
+def _turned(col: Floats, crs: str, transform: Affine, width: int) -> Floats:
+    """Columns off the grid, once round the world where that brings them onto it, as `Grid.rowcol` has it."""
+    turn = world_width(crs)
+    for step in () if turn is None else (turn / transform.a, -turn / transform.a):
+        other = col + step
+        col = np.where(((col < 0) | (col >= width)) & (other >= 0) & (other < width), other, col)
+    return col
+
+
+def _points(lon: Floats | float, lat: Floats | float) -> Floats:
+    return np.stack(np.broadcast_arrays(lon, lat), axis=1)
+
+
+def _by_lattice(crs: str, transform: Affine, tile: Tile) -> tuple[Floats, Floats]:
+    """Columns and rows (size, size) of pixel centres in any CRS; NaN where there is no answer."""
+    step = FIRST
+    while step > 1:
+        # Every second point is left out and compared with what its neighbours say: the lattice that is used
+        # has half that distance, and a quarter of that error.
+        fine = _on_lattice(crs, transform, tile, step // 2)
+        coarse = fine[:, ::2, ::2]
+        error = np.abs(_between(coarse, 2) - fine).max()  # NaN anywhere is no answer either
+        if error < TOLERANCE:
+            col, row = _centres(fine, step // 2)
+            return col, row
+        step //= 4
+    centres = np.arange(tile.size, dtype=np.float64) + 0.5
+    lon, lat = np.meshgrid(tile.lon(centres), tile.lat(centres))
+    col, row = _cells(crs, transform, lon, lat)
+    return col, row
+
+
+def _on_lattice(crs: str, transform: Affine, tile: Tile, step: int) -> Floats:
+    """Columns and rows (2, n + 1, n + 1) at pixel corners 0, step, 2 step, ... size."""
+    corners = np.arange(0, tile.size + 1, step, dtype=np.float64)
+    lon, lat = np.meshgrid(tile.lon(corners), tile.lat(corners))
+    return _cells(crs, transform, lon, lat)
+
+
+def _cells(crs: str, transform: Affine, lon: Floats, lat: Floats) -> Floats:
+    """Fractional columns and rows (2, h, w) of points (h, w)."""
+    xy = exact(crs, np.stack([lon.ravel(), lat.ravel()], axis=1))
+    inverse = ~transform
+    col = inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c
+    row = inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f
+    return np.stack([col, row]).reshape(2, *lon.shape)
+
+
+def _between(coarse: Floats, factor: int) -> Floats:
+    """A lattice (2, n + 1, n + 1) made `factor` times denser by bilinear interpolation."""
+    at = np.arange((coarse.shape[1] - 1) * factor + 1) / factor
+    return _interpolated(coarse, at)
+
+
+def _centres(lattice: Floats, step: int) -> Floats:
+    """Values (2, size, size) at pixel centres from a lattice at corners `step` pixels apart."""
+    at = (np.arange((lattice.shape[1] - 1) * step) + 0.5) / step
+    return _interpolated(lattice, at)
+
+
+def _interpolated(lattice: Floats, at: Floats) -> Floats:
+    """Bilinear values (2, m, m) of a lattice at the same m places along either axis."""
+    low = np.minimum(at.astype(np.intp), lattice.shape[1] - 2)
+    part = at - low
+    rows = lattice[:, low] * (1 - part)[:, None] + lattice[:, low + 1] * part[:, None]
+    both: Floats = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
+    return both
