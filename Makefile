@@ -3,7 +3,8 @@
 #   make map        render the California poppy: a first map, some minutes after cloning
 #   make test       every test but the slow ones        make test-slow   the slow ones
 #   make check      format, lint, types, import order   make format      put format and lint right
-#   make serve      maps/ as tiles on localhost         make bench       benchmarks, a JSON line each
+#   make serve      the web map and tiles on localhost  make bench       benchmarks, a JSON line each
+#   make web        build the web page (needs Node.js)  make screenshots the pictures in docs, anew
 #   make bundle     re-make everything shipped in geomap/bundle from $(SHARED)
 #
 # On Linux, pip's own torch brings CUDA. For the small CPU build:
@@ -16,16 +17,16 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := map
-.PHONY: map test test-slow check format serve bundle bench browser
+.PHONY: map test test-slow check format serve web bundle bench browser screenshots
 
 map: .venv/.core
 	$(BIN)/python -m geomap.render --species "$(SPECIES)" --out maps --overwrite
 	@echo "Your map: $(CURDIR)/$$(ls -t maps/*/*.tif | head -n 1)"
 
-test: .venv/.dev browser
+test: .venv/.dev web browser
 	$(BIN)/pytest
 
-test-slow: .venv/.dev browser
+test-slow: .venv/.dev web browser
 	$(BIN)/pytest -m slow --timeout=1800
 
 check: .venv/.dev
@@ -38,8 +39,13 @@ format: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-serve: .venv/.serve
-	$(BIN)/python -m tiles --maps maps
+serve: .venv/.serve web
+	$(BIN)/python -m tiles
+
+web: tiles/static/manifest.json
+
+screenshots: .venv/.dev web browser
+	$(BIN)/python docs/screenshots/make.py
 
 bundle: .venv/.core
 	$(BIN)/python -m geomap.bundle --shared $(SHARED)
@@ -65,6 +71,18 @@ $(BIN)/python:
 .venv/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve]"
 	@touch $@ .venv/.core .venv/.serve
+
+# The page is built anew when its packages or its sources changed; manifest.json is the last file of a build.
+WEB := tiles/web
+tiles/static/manifest.json: $(WEB)/node_modules/.stamp $(WEB)/build.js $(wildcard $(WEB)/build-*.js $(WEB)/src/*)
+	cd $(WEB) && npm run --silent build
+
+$(WEB)/node_modules/.stamp: $(WEB)/package-lock.json $(WEB)/package.json
+	@command -v npm >/dev/null || { \
+	    echo "The web page is built with Node.js 18 or newer, and there is no npm: install nodejs and npm," >&2; \
+	    echo "then run make again. Maps, tiles and notebooks work without: make map, python -m tiles." >&2; exit 1; }
+	cd $(WEB) && npm ci --silent
+	@touch $@
 
 # Playwright would download a browser of its own; the tests drive the one of the system.
 browser:

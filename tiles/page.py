@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from geomap.errors import GeomapError
+from tiles.errors import NotServedError
 
 STATIC = Path(__file__).with_name("static")
 FORMAT = 1  # of manifest.json, which is written last
@@ -53,9 +54,12 @@ class PageSettings(Protocol):
     """
 
     @property
-    def basemap(self) -> str: ...
+    def basemap(self) -> str:
+        """See the class."""
+
     @property
-    def basemap_attribution(self) -> str: ...
+    def basemap_attribution(self) -> str:
+        """See the class."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,25 @@ def open_site(folder: Path = STATIC) -> Site:
         page = listed.pop("index.html").read_text(encoding="utf-8")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise PageError(
-            "it cannot show the web map",
+            "cannot show the web map",
             "its files have not been built",
             "Run `make web`, which needs Node.js.",
         ) from error
     return Site(page, {name: path for name, path in listed.items() if path.suffix in MEDIA_TYPES})
+
+
+@lru_cache(maxsize=2)
+def _kept_site(folder: Path, built_at: int) -> Site:
+    """The page, read once for each time that it was built."""
+    return open_site(folder)
+
+
+def _built_at(folder: Path) -> int:
+    """When the page was built, in ns; 0 where it was not."""
+    try:
+        return (folder / "manifest.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def page_router(settings: PageSettings, folder: Path = STATIC) -> APIRouter:
@@ -107,9 +125,8 @@ def page_router(settings: PageSettings, folder: Path = STATIC) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     headers = page_headers(settings.basemap)
 
-    @cache
     def site() -> Site:
-        return open_site(folder)
+        return _kept_site(folder, _built_at(folder))
 
     try:
         site()
@@ -124,9 +141,14 @@ def page_router(settings: PageSettings, folder: Path = STATIC) -> APIRouter:
         return HTMLResponse(text, headers={**headers, "Cache-Control": "no-cache"})
 
     def static(name: str, request: Request) -> Response:
-        path = site().files.get(name)
+        try:
+            path = site().files.get(name)
+        except PageError as error:
+            return HTMLResponse(error_page(error), 503, {**headers, "Cache-Control": "no-store"})
         if path is None:
-            raise PageError("cannot find the file", f"no file {name!r} of the web map", "Load the page anew.")
+            raise NotServedError(
+                "cannot give the file", f"no file {name!r} of the web map", "Load the page anew."
+            )
         return file_response(path, request.headers.get("accept-encoding", ""))
 
     router.add_api_route("/", page, methods=METHODS)
@@ -201,6 +223,7 @@ def error_page(error: PageError) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>geomap</title>'
         '<meta name="viewport" content="width=device-width"></head>'
-        f"<body><h1>geomap</h1><p>The server runs, but {what}: {found}.</p><p>{change}</p>"
-        '<p>The maps themselves are there: <a href="species">species</a>, <a href="docs">the API</a>.</p></body></html>'
+        f"<body><h1>geomap</h1><p>The server runs, but it {what}: {found}.</p><p>{change}</p>"
+        '<p>The maps themselves are there: <a href="species">species</a>, '
+        '<a href="openapi.json">the API</a>.</p></body></html>'
     )

@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url);
 // Counties of California and of the states beside it, by the number of the state.
 const WITH_COUNTIES = new Set(["04", "06", "32", "41"]);
 const GRID = 1e5; // steps of the quantised world, 0.0036 degrees
-const US_WEIGHT = 2e-5; // square degrees: smaller bends are left out
+const US_WEIGHT = 6e-6; // square degrees: smaller bends are left out
 const WORLD_WEIGHT = 4e-4;
 
 /** @param {string} folder Where to; made if need be. */

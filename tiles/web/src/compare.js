@@ -4,6 +4,7 @@ import * as L from "leaflet";
 import { address, ask } from "./api.js";
 import { h, speciesName } from "./dom.js";
 import { drawLegend } from "./legend.js";
+import { boundsOf } from "./map.js";
 import { ValueLayer, deepestZoom } from "./valuelayer.js";
 
 const STEP = 2; // per cent of the width for each press of an arrow
@@ -28,7 +29,7 @@ export class Compare {
     this.store = store;
     this.fail = fail;
     map.createPane("second").style.zIndex = "260";
-    this.how = h("fieldset", { class: "choices", hidden: true }, h("legend", {}, "Show them"),
+    this.how = h("fieldset", { class: "segments", hidden: true }, h("legend", { class: "unseen" }, "Show the two species"),
       choice("swipe", "Side by side", store), choice("both", "As three colours", store));
     this.end = h("button", { type: "button", hidden: true, onclick: () => store.set({ compare: "" }, true) }, "End the comparison");
     places.box.append(this.how, this.end);
@@ -79,7 +80,7 @@ export class Compare {
   #side() {
     const info = this.second.known;
     this.#layer = new ValueLayer(this.second.tiles, this.second.lut(this.#state), {
-      pane: "second", opacity: Number(this.store.state.opacity) / 100, maxNativeZoom: deepestZoom(info),
+      pane: "second", bounds: boundsOf(info.bbox), opacity: Number(this.store.state.opacity) / 100, maxNativeZoom: deepestZoom(info),
       className: "values second",
     });
     this.#layer.on("failed", (/** @type {any} */ event) => this.fail(event.error, () => this.renew()));
@@ -97,20 +98,21 @@ export class Compare {
   async #three() {
     const pair = `compare/${this.first.known.id}/${this.second.known.id}`;
     const grid = this.second.known.grid;
-    const { version: one } = this.first.known;
-    const url = address(`${pair}/tiles/WebMercatorQuad/{z}/{x}/{y}.png`, { grid });
+    let legend;
+    try {
+      legend = await ask(`${pair}/legend.json`, { grid }, { slot: "three" });
+    } catch (error) {
+      this.fail(error, () => this.renew());
+      return;
+    }
+    const url = address(`${pair}/tiles/WebMercatorQuad/{z}/{x}/{y}.png`, { grid, v: legend.version });
     this.#layer = L.tileLayer(url, {
-      pane: "second", noWrap: true, opacity: Number(this.store.state.opacity) / 100,
+      pane: "second", noWrap: true, bounds: boundsOf(this.first.known.bbox), opacity: Number(this.store.state.opacity) / 100,
       maxNativeZoom: deepestZoom(this.first.known), className: "three", alt: "",
     });
     this.#layer.on("tileerror", () => this.fail(new Error("A tile of the comparison could not be loaded."), () => this.renew()));
     this.#layer.addTo(this.map);
-    try {
-      const legend = await ask(`${pair}/legend.json`, { grid }, { slot: `three ${one}` });
-      this.places.keys.replaceChildren(h("ul", { class: "keys" }, threeKeys(legend)));
-    } catch (error) {
-      this.fail(error, () => this.renew());
-    }
+    this.places.keys.replaceChildren(h("ul", { class: "keys" }, threeKeys(legend)));
   }
 
   /** Cut both layers at the divider. */
@@ -161,10 +163,10 @@ export class Compare {
 
 /** @param {any} legend Of /compare. */
 function threeKeys(legend) {
-  return legend.stops.map((/** @type {{label: string, color: string}} */ each) => {
+  return legend.classes.map((/** @type {{title: string, color: string}} */ each) => {
     const swatch = h("span", { class: "swatch" });
     swatch.style.backgroundColor = each.color;
-    return h("li", {}, swatch, each.label);
+    return h("li", {}, swatch, each.title);
   });
 }
 

@@ -1,7 +1,7 @@
 /** The legend: the very colours that paint the tiles, what the number means, and how sure the map is. */
 
 import { h, plainName, speciesName } from "./dom.js";
-import { levelOf, shownEntries, valueOf } from "./lut.js";
+import { cutLevel, shownEntries } from "./lut.js";
 import { amount, count, score, sentence } from "./words.js";
 
 const SCORES = { auc: "AUC", ap: "Average precision", brier: "Brier score", boyce: "Boyce index" };
@@ -18,17 +18,18 @@ export function drawLegend(box, subject, state) {
     box.replaceChildren();
     return;
   }
-  const cut = levelOf(subject.threshold(state.threshold), band);
+  const threshold = subject.threshold(state.threshold);
+  const cut = cutLevel(threshold, band);
   const show = subject.cuttable ? state.show : "all";
   box.replaceChildren(
     h("div", { class: "legend-title" }, legend.title),
-    bar(legend, band, show, cut, plainName(info)),
+    bar(legend, band, shownEntries(show, cut), plainName(info), state.opacity),
     h(
       "ul",
       { class: "keys" },
       show === "all"
         ? key(legend.palette[0], `${amount(band.low, legend.unit)}: the lowest value, which is not “no data”`)
-        : key(legend.palette[0], `below the threshold of ${amount(valueOf(cut, band))}`),
+        : key(legend.palette[0], `below the threshold of ${amount(threshold)}`),
       h("li", {}, h("span", { class: "swatch nodata" }), sentence(legend.nodata)),
     ),
   );
@@ -37,12 +38,11 @@ export function drawLegend(box, subject, state) {
 /**
  * @param {import("./subject.js").Legend} legend
  * @param {import("./subject.js").Band} band
- * @param {string} show
- * @param {number} cut
+ * @param {Uint8Array} entries
  * @param {string} name
+ * @param {string} opacity Per cent.
  */
-function bar(legend, band, show, cut, name) {
-  const entries = shownEntries(show, cut);
+function bar(legend, band, entries, name, opacity) {
   const canvas = h("canvas", {
     width: entries.length, height: 1, role: "img",
     "aria-label": `Colours of ${name}, from ${amount(band.low, legend.unit)} to ${amount(band.high, legend.unit)}`,
@@ -52,8 +52,9 @@ function bar(legend, band, show, cut, name) {
     pen.fillStyle = legend.palette[entry];
     pen.fillRect(level, 0, 1, 1);
   });
+  canvas.style.opacity = String(Number(opacity) / 100);
   const ticks = legend.stops.map(({ value }) => h("span", {}, amount(value)));
-  return h("div", { class: "bar" }, canvas, h("div", { class: "ticks", "aria-hidden": "true" }, ticks));
+  return h("div", { class: "bar" }, h("div", { class: "colours" }, canvas), h("div", { class: "ticks", "aria-hidden": "true" }, ticks));
 }
 
 /** @param {string} color @param {string} text */
@@ -92,8 +93,8 @@ function scores(info) {
   const verdict = auc.null === null || auc.null === undefined
     ? ""
     : auc.value - auc.null > 0.02
-      ? " The map knows more than the place alone tells."
-      : " The map tells little more than the place alone does.";
+      ? " It does better than knowing only where a place lies."
+      : " It does hardly better than knowing only where a place lies.";
   const tested = info.n_test === null ? "" : `, on ${count(info.n_test)} records held out`;
   return h(
     "p",

@@ -15,6 +15,16 @@ export function levelOf(value, band) {
 }
 
 /**
+ * The lowest level that counts as above a threshold. Above zero it is never level 0, in which whatever is nearly
+ * zero lies together with zero itself.
+ * @param {number} threshold
+ * @param {{low: number, high: number}} band
+ */
+export function cutLevel(threshold, band) {
+  return threshold > band.low ? Math.max(1, levelOf(threshold, band)) : 0;
+}
+
+/**
  * The value of a level.
  * @param {number} level
  * @param {{low: number, high: number}} band

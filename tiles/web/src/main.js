@@ -25,6 +25,7 @@ const first = new Subject("first");
 const second = new Subject("second");
 const map = createMap(byId("map"));
 const basemap = new Basemap(map, store, fail);
+keepView(map, store, first);
 keepTheme(byId("theme"), store, () => basemap.restyle());
 
 /** @param {string} id @param {(item: any) => void} choose @param {() => Record<string, string>} within */
@@ -142,7 +143,6 @@ async function start() {
     groups = answer.groups;
     grids = answer.grids;
     new LayersPanel(byId("layers"), first, store, answer.colormaps);
-    keepView(map, store, first);
     await show();
   } catch (error) {
     fail(error, start);
@@ -158,7 +158,7 @@ first.addEventListener("change", () => {
 second.addEventListener("change", () => (other.label = second.info ? plainName(second.info) : ""));
 store.watch(["species", "group", "grid", "layer", "colormap"], show);
 store.watch(["compare"], showSecond);
-store.watch(["show", "threshold"], drawKeys);
+store.watch(["show", "threshold", "opacity"], drawKeys);
 byId("group").addEventListener("change", switchGroup);
 byId("grid").addEventListener("change", () => store.set({ grid: byId("grid").value }, true));
 byId("to-map").addEventListener("click", () => map.getContainer().focus());

@@ -51,7 +51,7 @@ export function keepView(map, store, subject) {
     const fits = grid !== "" || !settled;
     grid = info.grid;
     settled = true;
-    if (fits) map.fitBounds(boundsOf(info.bbox), { animate: false });
+    if (fits) map.fitBounds(inhabited(info.bbox), { animate: false });
   });
 }
 
@@ -62,9 +62,17 @@ function viewOf(map) {
 }
 
 /** @param {number[]} bbox West, south, east, north; west > east across the antimeridian. */
-function boundsOf([west, south, east, north]) {
+export function boundsOf([west, south, east, north]) {
   if (west > east) return L.latLngBounds([south, -180], [north, 180]);
-  return L.latLngBounds([Math.max(south, -60), west], [Math.min(north, 78), east]);
+  return L.latLngBounds([south, west], [north, east]);
+}
+
+/**
+ * What a first view shows of a grid: Mercator would give most of the screen to the ice around the poles.
+ * @param {number[]} bbox
+ */
+function inhabited([west, south, east, north]) {
+  return boundsOf([west, Math.max(south, -58), east, Math.min(north, 76)]);
 }
 
 /** The tiles of the first species. */
@@ -100,7 +108,7 @@ export class SpeciesLayer {
     this.#layer?.remove();
     this.#template = subject.tiles;
     this.#layer = new ValueLayer(subject.tiles, subject.lut(state), {
-      pane: "first", opacity: Number(state.opacity) / 100, maxNativeZoom: deepestZoom(subject.known),
+      pane: "first", bounds: boundsOf(subject.known.bbox), opacity: Number(state.opacity) / 100, maxNativeZoom: deepestZoom(subject.known),
     });
     this.#layer.on("loading", () => map.getContainer().setAttribute("aria-busy", "true"));
     this.#layer.on("load", () => map.getContainer().removeAttribute("aria-busy"));

@@ -24,7 +24,7 @@
 /** @type {State} */
 export const DEFAULTS = Object.freeze({
   species: "", group: "", grid: "", layer: "", map: "", show: "all", threshold: "", colormap: "",
-  opacity: "85", compare: "", how: "swipe", split: "50", basemap: "outline", records: "", region: "",
+  opacity: "100", compare: "", how: "swipe", split: "50", basemap: "outline", records: "", region: "",
   place: "", theme: "",
 });
 

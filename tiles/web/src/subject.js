@@ -1,7 +1,7 @@
 /** A species on the map: what the server knows of it and the legend of the layer shown. */
 
 import { address, ask } from "./api.js";
-import { buildLut, levelOf } from "./lut.js";
+import { buildLut, cutLevel } from "./lut.js";
 
 /**
  * @typedef {object} Band
@@ -140,7 +140,7 @@ export class Subject extends EventTarget {
   lut(state) {
     if (!this.legend || !this.band) return new Uint32Array(256);
     const show = this.cuttable ? state.show : "all";
-    return buildLut(this.legend.palette, show, levelOf(this.threshold(state.threshold), this.band));
+    return buildLut(this.legend.palette, show, cutLevel(this.threshold(state.threshold), this.band));
   }
 }
 

@@ -12,7 +12,8 @@ export function keepTheme(button, store, changed) {
   const now = () => store.state.theme || (dark.matches ? "dark" : "light");
   const draw = () => {
     document.documentElement.dataset.theme = now();
-    button.setAttribute("aria-pressed", String(now() === "dark"));
+    button.textContent = now() === "dark" ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Switch to ${now() === "dark" ? "light" : "dark"} colours`);
     changed();
   };
   button.addEventListener("click", () => store.set({ theme: now() === "dark" ? "light" : "dark" }));

@@ -2,10 +2,10 @@
 
 import { ask } from "./api.js";
 import { h } from "./dom.js";
-import { STEPS, levelOf, valueOf } from "./lut.js";
+import { STEPS, cutLevel, levelOf, valueOf } from "./lut.js";
 import { area, percent, score } from "./words.js";
 
-const SHOW = { all: "All values", cut: "Above the threshold", two: "Two colours" };
+const SHOW = { all: "All values", cut: "Only above", two: "Two colours" };
 
 export class ThresholdPanel {
   /** @type {number[] | null} */
@@ -36,7 +36,7 @@ export class ThresholdPanel {
     this.shows = Object.entries(SHOW).map(([show, text]) =>
       h("label", { class: "choice" }, h("input", { type: "radio", name: "show", value: show, onchange: () => store.set({ show }) }), text));
     box.append(
-      h("fieldset", { class: "choices" }, h("legend", {}, "Draw"), this.shows),
+      h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "Draw"), this.shows),
       h("label", { for: "threshold" }, "Threshold ", this.value),
       h("div", { class: "slider" }, this.slider, this.marks),
       this.buttons, this.area, this.note,
@@ -84,8 +84,7 @@ export class ThresholdPanel {
     if (!info || !this.subject.cuttable) return;
     const { threshold, show } = this.store.state;
     const value = this.subject.threshold(threshold);
-    const level = levelOf(value, this.#band);
-    this.slider.value = String(level);
+    this.slider.value = String(levelOf(value, this.#band));
     this.slider.setAttribute("aria-valuetext", score(value));
     this.value.textContent = score(value);
     const chosen = Number.isNaN(Number.parseFloat(threshold)) ? threshold || info.default_threshold : null;
@@ -94,9 +93,9 @@ export class ThresholdPanel {
     }
     for (const label of this.shows) label.firstChild.checked = label.firstChild.value === show;
     this.note.textContent = chosen ? info.thresholds[chosen]?.explanation ?? "" : "";
-    const above = this.#curve?.[level];
     const all = this.#curve?.[0];
-    this.area.textContent = above === undefined || all === undefined
+    const above = (chosen && info.thresholds[chosen]?.area_km2) ?? this.#curve?.[cutLevel(value, this.#band)];
+    this.area.textContent = above === undefined || !all
       ? "Area above: …"
       : `Area above: ${area(above)}, ${percent(above / all)} of the area with data`;
   }

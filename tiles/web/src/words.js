@@ -2,11 +2,13 @@
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const two = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const small = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 /** @param {number | null | undefined} value */
 export function score(value) {
-  return value === null || value === undefined ? "–" : two.format(value);
+  if (value === null || value === undefined) return "–";
+  return value > 0 && value < 0.01 ? small.format(value) : two.format(value);
 }
 
 /**
@@ -16,7 +18,7 @@ export function score(value) {
  */
 export function amount(value, unit = "") {
   if (value === null || value === undefined) return "no data";
-  const text = Math.abs(value) <= 1 ? two.format(value) : digits.format(value);
+  const text = Math.abs(value) <= 1 ? score(value) : digits.format(value);
   return unit && !RELATIVE.has(unit) ? `${text} ${unit}` : text;
 }
 
