@@ -1,131 +1,341 @@
-"""The maps of a folder: which species lie there, on which grids.
+"""All maps that the server can show: rendered files, and species of heads on the bundle's fields.
 
-`geomap.render` writes OUT/GRID/SLUG.tif, a STAC item OUT/GRID/SLUG.json beside it and, last,
-OUT/GRID/collection.json. Only what a collection links to is served: a map that is being written is not seen.
+    library = Library.open(maps=("maps",))
+    poppy = library.find("eschscholzia-californica", "california")
+
+A rendered file goes before a live map of the same species, grid and group. What there is is looked up once
+and kept; `refresh` compares times of folders and reads what changed.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import logging
-import re
-from dataclasses import dataclass
-from functools import lru_cache
+import os
+import threading
+from collections.abc import Callable, Iterable
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
-from geomap.errors import GridError, MapError, NameNotFoundError
+import numpy as np
+
+from geomap.catalog import Catalog, bundle_groups, bundle_path
+from geomap.entries import SpeciesEntry
+from geomap.errors import FieldError, GeomapError, GridError, MapError, NameNotFoundError
+from geomap.footprint import footprint
+from geomap.grid import Window
+from tiles.abouts import grid_about, group_about, live_about
+from tiles.blocks import Block
+from tiles.index import Index, Record, fineness, standing
+from tiles.live import Filled, LiveGroup, LiveMap, Warmer, one_thread
+from tiles.lru import Lru
+from tiles.maps import About, GridAbout, GroupAbout, SpeciesMap, Steps
+from tiles.paint import point
+from tiles.shelf import Listed, Shelf
+from tiles.stored import StoredMap, read_layout
+from tiles.warp import Cells, rowcol
 
 logger = logging.getLogger(__name__)
-SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
-# A slug becomes a file name: a link of any other form, which could lead out of the folder, is not followed.
-ITEM_LINK = re.compile(rf"(?:\./)?({SLUG.pattern})\.json")
+STORED_AT_A_PLACE = 200  # maps of files that are read for one place
 
 
-@dataclass(frozen=True)
-class MapFile:
-    """One rendered map.
+class Library:
+    """The maps that the server can show; safe to use from several threads. Made by `open`."""
 
-    Attributes:
-        species: Slug of the scientific name, e.g. `eschscholzia-californica`.
-        name: Name to show, e.g. `Eschscholzia californica`.
-        grid: Name of the grid, which is the name of its folder.
-        folder: The folder of the grid.
-    """
+    def __init__(
+        self, catalog: Catalog, shelves: Iterable[Shelf], folder: Path | None, cache_mb: int
+    ) -> None:
+        """Join heads, fields and folders of maps."""
+        size = max(cache_mb, 8) << 20
+        # Half for maps of species, the rest for their overviews (a third of a map), files, and blocks.
+        self._filled: Lru[Filled] = Lru(size // 2, lambda filled: filled.array.nbytes)
+        self._levels: Lru[tuple[Steps, ...]] = Lru(size // 4, _bytes)
+        self._files: Lru[tuple[Steps, ...]] = Lru(size // 2, _bytes)
+        self._blocks: Lru[Block] = Lru(size, lambda block: block.bytes)
+        self._catalog, self._shelves, self._folder = catalog, tuple(shelves), folder
+        self._lock = threading.Lock()
+        self._index: Index | None = None
+        self._stored: tuple[Listed, ...] = ()
+        self._ready: Index | None = None
+        self._broken: dict[str, GeomapError] = {}
 
-    species: str
-    name: str
-    grid: str
-    folder: Path
+    @classmethod
+    def open(
+        cls,
+        maps: tuple[str | Path, ...] = (),
+        heads: tuple[str | Path, ...] = (),
+        bundle: bool = True,
+        cache_mb: int = 256,
+        cache_dir: Path | None = None,
+    ) -> Library:
+        """Open what there is; pixels are read when a tile needs them.
 
-    @property
-    def cog(self) -> Path:
-        """The GeoTIFF."""
-        return self.folder / f"{self.species}.tif"
+        Args:
+            maps: Folders that `geomap.render` wrote into, or addresses of such (see tiles.remote).
+            heads: Folders of heads, or groups of the bundle, besides the bundle's.
+            bundle: Show all groups of the bundle.
+            cache_mb: Memory for maps; see the settings.
+            cache_dir: Folder for the adapter's output; the user's cache folder if None.
 
-    @property
-    def item(self) -> Path:
-        """The STAC item."""
-        return self.folder / f"{self.species}.json"
+        Raises:
+            HeadsError: There is no such group or folder, or its files are corrupt.
+            MapError: A folder of maps does not exist.
+        """
+        one_thread()
+        for folder in maps:
+            if "://" not in str(folder) and not Path(folder).is_dir():
+                change = "Render one (geomap render), or name their folder with --maps."
+                raise MapError("cannot serve maps", f"no folder {folder}", change)
+        folders = dict(bundle_groups(bundle_path())) if bundle else {}
+        for each in heads:
+            folders |= Catalog.open(each).folders
+        folder = cache_folder() if cache_dir is None else Path(cache_dir)
+        return cls(Catalog(bundle_path(), folders), [Shelf(str(each)) for each in maps], folder, cache_mb)
+
+    def all(self) -> list[About]:
+        """Every species on every grid in every group; the same objects until one changes."""
+        return [record.about for record in self._now().records]
+
+    def find(self, species: str, grid: str | None = None, group: str | None = None) -> SpeciesMap:
+        """The map of a species.
+
+        Args:
+            species: Slug, or any name, in any case.
+            grid: Name of the grid; the finest that the species' best group has if None.
+            group: Group of heads; the best of the species if None: a probability before a suitability, then
+                the higher AUC.
+
+        Raises:
+            NameNotFoundError: No such species; the nearest names are told.
+            HeadsError: It is not in this group.
+            GridError: It is not on this grid.
+            FieldError: The field of the grid is damaged.
+            MapError: Its file is missing or corrupt.
+        """
+        try:
+            return self._now().find(species, grid, group).open()
+        except (NameNotFoundError, GridError):
+            if grid in self._broken:
+                raise self._broken[str(grid)] from None
+            raise
+
+    def item(self, species: str, grid: str | None = None, group: str | None = None) -> Listed | None:
+        """The file of a map and its STAC Item; None for a live map. Arguments and errors as in `find`."""
+        return self._now().find(species, grid, group).listed
+
+    def at(
+        self, lon: float, lat: float, grid: str | None = None, group: str | None = None, limit: int = 20
+    ) -> list[tuple[About, float]]:
+        """The species of a place.
+
+        Args:
+            lon: Degrees east.
+            lat: Degrees north.
+            grid: Name of the grid; the finest that has data there if None.
+            group: One group only.
+            limit: How many at most.
+
+        Returns:
+            What is known of a map and its value, those that reach their default threshold first, then by
+            value / threshold, falling. Every species once, by its best group. Of maps that lie in files only,
+            the first 200 are looked at.
+
+        Raises:
+            GridError: No place on earth, or no such grid.
+        """
+        there = [each.name for each in self.grids()] if grid is None else [grid]
+        if grid is not None and grid not in {record.about.grid for record in self._now().records}:
+            known = ", ".join(each.name for each in self.grids())
+            raise GridError("cannot list the species of a place", f"no grid {grid!r}", f"Use one of {known}.")
+        for name in there:
+            found = self._on_grid(lon, lat, name, group)
+            if found:
+                return sorted(found, key=standing)[:limit]
+        return []
+
+    def groups(self) -> list[GroupAbout]:
+        """Groups of heads in order of preference, then those of files alone."""
+        by_group: dict[str, list[About]] = {}
+        for record in self._now().records:
+            by_group.setdefault(record.about.group, []).append(record.about)
+        ordered = [*(n for n in self._catalog.groups if n in by_group), *by_group]
+        return [group_about(name, by_group[name]) for name in dict.fromkeys(ordered)]
+
+    def grids(self) -> list[GridAbout]:
+        """Grids that maps lie on, the finest first."""
+        firsts: dict[str, Record] = {}
+        for record in self._now().records:
+            firsts.setdefault(record.about.grid, record)
+        found = []
+        for name in sorted(firsts, key=fineness):
+            try:
+                found.append(grid_about(name, firsts[name].open()))
+            except GeomapError as error:
+                logger.warning("the grid %s cannot be described: %s", name, error)
+        return found
+
+    def ready(self) -> None:
+        """Check that fields open and that of every grid one map can be read; once for what there is.
+
+        Raises:
+            GeomapError: What is wrong.
+        """
+        index = self._now()
+        for error in self._broken.values():
+            raise error
+        if self._ready is index:
+            return
+        if not index.records:
+            raise MapError("cannot serve maps", "there are none", "Give --maps or --heads.")
+        for record in {(r.about.grid, r.about.stored): r for r in reversed(index.records)}.values():
+            chosen = record.open()
+            if isinstance(chosen, LiveMap):
+                block = next(chosen.group.field.blocks(stored=True))
+                chosen.steps(Window(block.row, block.col, 1, 1))
+            else:
+                chosen.steps(Window(0, 0, 1, 1))
+        self._ready = index
+
+    def refresh(self) -> None:
+        """Look for maps that are new, gone or changed.
+
+        Raises:
+            MapError: A collection cannot be read.
+        """
+        stored = tuple(listed for shelf in self._shelves for listed in shelf.maps())
+        with self._lock:
+            same = len(stored) == len(self._stored) and all(
+                a is b for a, b in zip(stored, self._stored, strict=True)
+            )
+            if self._index is None or not same:
+                self._stored, self._index = stored, self._indexed(stored)
+
+    def warm(
+        self,
+        group: str | None = None,
+        grid: str | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Warmer:
+        """Start to compute the adapter's output of groups on grids in a background thread.
+
+        Args:
+            group: One group only.
+            grid: One grid only.
+            report: Told (parts done, parts in all).
+
+        Returns:
+            The thread; `stop()` ends it.
+        """
+        wanted = [
+            live for live in self._live
+            if group in (None, live.heads.name) and grid in (None, live.field.grid.name)
+        ]  # fmt: skip
+        warmer = Warmer(wanted, report)
+        warmer.start()
+        return warmer
+
+    def _now(self) -> Index:
+        if self._index is None:
+            self.refresh()
+        assert self._index is not None
+        return self._index
+
+    @cached_property
+    def _live(self) -> tuple[LiveGroup, ...]:
+        """Groups on the fields that fit them, the finest grid first."""
+        fields = {}
+        for name in sorted(self._catalog.field_paths, key=fineness):
+            try:
+                fields[name] = self._catalog.field(name)
+            except FieldError as error:
+                logger.error("the field of %s cannot be used: %s", name, error)
+                self._broken[name] = error
+        made = []
+        for group in self._catalog.groups:
+            heads = self._catalog.heads(group)
+            for each in fields.values():
+                if each.encoder_hash == heads.encoder_hash:
+                    caches = self._filled, self._levels, self._blocks
+                    made.append(LiveGroup(heads, each, self._folder, *caches))
+        return tuple(made)
+
+    @cached_property
+    def _live_records(self) -> tuple[Record, ...]:
+        entries: dict[str, list[SpeciesEntry]] = {}
+        for entry in self._catalog.entries():
+            entries.setdefault(entry.group, []).append(entry)
+        records = []
+        for group in self._live:
+            for entry in entries[_name_of(self._catalog, group)]:
+                chosen = LiveMap(live_about(entry, group), group, entry.index)
+                records.append(Record(chosen.about, _given(chosen), (group, entry.index)))
+        return tuple(records)
+
+    def _indexed(self, stored: tuple[Listed, ...]) -> Index:
+        records: dict[tuple[str, str, str], Record] = {}
+        for listed in stored:
+            about = listed.about
+            opened = lru_cache(maxsize=1)(_opener(listed, self._files))
+            records.setdefault((about.id, about.grid, about.group), Record(about, opened, listed=listed))
+        for record in self._live_records:
+            key = record.about.id, record.about.grid, record.about.group
+            records.setdefault(key, record)
+        return Index(tuple(records.values()))
+
+    def _on_grid(self, lon: float, lat: float, grid: str, group: str | None) -> list[tuple[About, float]]:
+        found: dict[str, tuple[About, float]] = {}
+        cells: dict[int, np.ndarray | None] = {}
+        looked_at = 0
+        for key, members in self._now().families.items():
+            here = [r for r in members if r.about.grid == grid and group in (None, r.about.group)]
+            if not here:
+                continue
+            record = here[0]
+            if record.live is not None:
+                live, row = record.live
+                if id(live) not in cells:
+                    cells[id(live)] = _cell(live, lon, lat)
+                predicted = cells[id(live)]
+                value = None if predicted is None else round(float(predicted[row]), 4)
+            elif looked_at < STORED_AT_A_PLACE:
+                looked_at += 1
+                value = point(record.open(), lon, lat)[0]
+            else:
+                continue
+            if value is not None:
+                found[key] = record.about, value
+        return list(found.values())
 
 
-def maps_of(root: Path) -> list[MapFile]:
-    """Every map below a folder, sorted by species, then grid.
-
-    Args:
-        root: Folder that `geomap.render` wrote into.
-
-    Raises:
-        MapError: A collection cannot be read.
-    """
-    found: list[MapFile] = []
-    for collection in sorted(root.glob("*/collection.json")):
-        state = collection.stat()
-        found += _maps_of_collection(collection, state.st_mtime_ns, state.st_size)
-    return sorted(found, key=lambda entry: (entry.species, entry.grid))
+def cache_folder() -> Path:
+    """Where the adapter's output is kept: geomap/tiles in the user's cache folder (XDG)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base, "geomap", "tiles")
 
 
-def find_map(root: Path, species: str, grid: str | None = None) -> MapFile:
-    """The map of a species.
-
-    Args:
-        root: Folder that `geomap.render` wrote into.
-        species: Slug of the scientific name.
-        grid: Name of the grid; may be left out where the species is mapped on one grid only.
-
-    Raises:
-        NameNotFoundError: No map of this species.
-        GridError: No map on this grid, or several grids and none named.
-        MapError: A collection cannot be read.
-    """
-    everything = maps_of(root)
-    entries = [entry for entry in everything if entry.species == species]
-    if not entries:
-        near = difflib.get_close_matches(species, {entry.species for entry in everything}, n=5)
-        advice = f"Nearest: {', '.join(near)}." if near else "GET /species lists what there is."
-        raise NameNotFoundError("cannot show the map", f"no map of {species!r}", advice)
-    chosen = entries if grid is None else [entry for entry in entries if entry.grid == grid]
-    if len(chosen) != 1:
-        found = f"{len(entries)} grids and none named" if grid is None else f"no map of it on grid {grid!r}"
-        grids = ", ".join(f"?grid={entry.grid}" for entry in entries)
-        raise GridError(f"cannot show the map of {species}", found, f"Add one of {grids}.")
-    return chosen[0]
+def _given(chosen: SpeciesMap) -> Callable[[], SpeciesMap]:
+    return lambda: chosen
 
 
-def item_of(entry: MapFile) -> dict[str, Any]:
-    """The STAC item of a map, as it was written.
+def _opener(listed: Listed, kept: Lru[tuple[Steps, ...]]) -> Callable[[], SpeciesMap]:
+    def opened() -> SpeciesMap:
+        layout = read_layout(listed.file, listed.about.bands[0].name)
+        return StoredMap(listed.about, listed.file, layout, kept)
 
-    Raises:
-        MapError: It cannot be read.
-    """
-    item = _read_json(entry.item)
-    if item.get("type") != "Feature" or not isinstance(item.get("properties"), dict):
-        raise MapError("cannot read the map's item", f"{entry.item} is no STAC item", "Render the map again.")
-    return item
+    return opened
 
 
-@lru_cache(maxsize=64)
-def _maps_of_collection(path: Path, modified_ns: int, size: int) -> tuple[MapFile, ...]:
-    """Maps that a collection links to; time and size are here to read a rewritten one anew."""
-    links = _read_json(path).get("links")
-    if not isinstance(links, list) or not all(isinstance(link, dict) for link in links):
-        raise MapError("cannot list the maps", f"no links in {path}", "Render the maps again.")
-    found: list[MapFile] = []
-    for link in (link for link in links if link.get("rel") == "item"):
-        match = ITEM_LINK.fullmatch(str(link.get("href")))
-        if match is None:
-            logger.warning("%s links to %r, which is not served", path, link.get("href"))
-        else:
-            found.append(MapFile(match[1], link.get("title") or match[1], path.parent.name, path.parent))
-    return tuple(found)
+def _cell(live: LiveGroup, lon: float, lat: float) -> np.ndarray | None:
+    grid = live.field.grid
+    west, south, east, north = footprint(grid.geobox)[1]
+    cells = Cells(str(grid.crs), grid.transform, grid.shape, (west, south, east, north))
+    rows, cols = rowcol(cells, np.array([[lon, lat]]))
+    return None if rows[0] < 0 else live.cell(int(rows[0]), int(cols[0]))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise MapError("cannot read the maps", f"{path}: {error}", "Render them again.") from error
-    if not isinstance(content, dict):
-        raise MapError("cannot read the maps", f"{path} holds no object", "Render them again.")
-    return content
+def _bytes(levels: tuple[Steps, ...]) -> int:
+    return sum(level.nbytes for level in levels)
+
+
+def _name_of(catalog: Catalog, group: LiveGroup) -> str:
+    """The name under which the catalogue has a group."""
+    return next(name for name in catalog.groups if catalog.heads(name) is group.heads)
