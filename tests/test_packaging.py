@@ -27,7 +27,10 @@ EXTRAS = {
 PACKAGES = ("geomap", "train", "tiles")
 
 # Names that differ on conda-forge; None is what conda-forge lacks, which the last line (pip: -e .) installs.
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "titiler-core": None}
+CONDA_NAMES = {
+    "torch": "pytorch", "matplotlib": "matplotlib-base", "prometheus-client": "prometheus_client",
+    "titiler-core": None, "starlette-compress": None,
+}  # fmt: skip
 # Installed for what imports them: timm imports torchvision, rioxarray hands out xarray's arrays in notebooks.
 NOT_IMPORTED = {"torchvision", "xarray"}
 # Several distributions share these namespaces: they are told apart by the name below.

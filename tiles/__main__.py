@@ -1,69 +1,88 @@
-"""Serve rendered maps: python -m tiles [--maps maps] [--host 127.0.0.1] [--port 8000]."""
+"""Serve maps of species: python -m tiles [--maps maps] [--heads DIR] [--port 8000] [--workers 2] [--open]."""
 
 from __future__ import annotations
 
-import socket
+import logging
 import sys
+import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from geomap.cli import run
-from tiles.settings import SettingsError, from_environment
+from tiles.listen import address_of, listening
+from tiles.settings import Settings, from_environment
 
 app = typer.Typer(add_completion=False)
+logger = logging.getLogger("tiles")
 
 
 @app.command()
 def serve(
     maps: Annotated[
-        Path | None, typer.Option(help="Folder that geomap render wrote. [default: maps]")
+        list[str] | None,
+        typer.Option(
+            help="Folder that geomap render wrote, also s3:// or https://. [default: maps, if there is one]"
+        ),
+    ] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option(help="Folder that geomap fit wrote, besides the bundle.")
+    ] = None,
+    bundle: Annotated[
+        bool | None,
+        typer.Option("--bundle/--no-bundle", help="Serve the species of the bundle. [default: yes]"),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: 1]")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Prefix of a proxy, like /proxy/8000.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json. [default: text]")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Serve the maps of a folder as tiles. Options win over GEOMAP_TILES_MAPS, _HOST and _PORT."""
-    settings = from_environment(maps=maps, host=host, port=port)
-    listener = listening(settings.host, settings.port)
-    import uvicorn  # after the settings are known to be good: a refusal should not take seconds
+    """Serve maps of species as tiles and as a web page.
 
-    from tiles.app import create_app
-
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="info"))
-    address, bound = listener.getsockname()[:2]
-    print(
-        f"Maps of {settings.maps}: http://{f'[{address}]' if ':' in address else address}:{bound}/",
-        flush=True,
-    )
-    server.run(sockets=[listener])
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A bound TCP socket.
-
-    It is made here, with its protocol named, for two reasons: a port in use is refused in our own words, and
-    asyncio sets TCP_NODELAY only on sockets that name TCP (or every answer on a kept line waits 40 ms).
-
-    Raises:
-        SettingsError: The address cannot be listened on.
+    Options win over the variables GEOMAP_TILES_*, which know more settings than these.
     """
-    try:
-        kinds = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        family, kind, protocol, _, address = kinds[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise SettingsError(
-            f"cannot listen on {host}:{port}", error.strerror or str(error), "Give another --host or --port."
-        ) from error
-    return listener
+    settings = from_environment(
+        maps=tuple(maps) if maps else None, heads=tuple(heads) if heads else None, bundle=bundle,
+        host=host, port=port, workers=workers, root_path=root_path, log_format=log_format,
+    )  # fmt: skip
+    sockets = listening(settings.host, settings.port, settings.workers)
+    from tiles.observe import configure_logging  # after the settings are known to be good: a refusal is quick
+
+    configure_logging(settings)
+    warn_of_slow_loop(settings)
+    address = address_of(sockets[0]) + settings.root_path
+    print(f"{_served(settings)}: {address}/", flush=True)
+    if open_:
+        webbrowser.open(f"{address}/")
+    from tiles import workers as processes
+
+    status = processes.serve(settings, sockets)
+    if status:
+        raise typer.Exit(status)
+
+
+def warn_of_slow_loop(settings: Settings) -> None:
+    """Say so where the fast event loop or parser is missing: each worker then answers fewer requests."""
+    missing = [name for name in ("uvloop", "httptools") if find_spec(name) is None]
+    if missing:
+        logger.warning(
+            "%s not installed: %d worker(s) answer half as many requests. pip install 'geomap[serve]'",
+            " and ".join(missing), settings.workers,
+        )  # fmt: skip
+
+
+def _served(settings: Settings) -> str:
+    parts = [f"Maps of {', '.join(settings.maps)}"] if settings.maps else []
+    parts += [f"heads of {', '.join(settings.heads)}"] if settings.heads else []
+    parts += ["the bundle"] if settings.bundle else []
+    text = " and ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

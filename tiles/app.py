@@ -1,56 +1,64 @@
-"""The tile server: FastAPI around titiler's TilerFactory, over the maps that geomap.render wrote.
+"""The tile server as an ASGI application.
 
-    uvicorn --factory tiles.app:create_app      # settings from GEOMAP_TILES_*; or python -m tiles
+    uvicorn tiles.app:app                       # settings from GEOMAP_TILES_*; or python -m tiles
 
-Nobody can name a file, a URL or an expression: a map is found by species and grid, its scale is 0..1 and its
-colours are those of geomap.colour. Importing this module loads neither torch nor distributed.
+Nobody can name a file, a URL or an expression: a map is found by species, grid and group, and drawn with the
+colours of geomap.colour. Importing this module reads no settings, opens nothing, and loads neither torch nor
+distributed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
 
-import morecantile
-from fastapi import Depends, FastAPI, Query, Request
-from fastapi import Path as PathParameter
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse
-from morecantile.defaults import TileMatrixSets
-from titiler.core.dependencies import DefaultDependency
-from titiler.core.factory import TilerFactory
+from starlette_compress import CompressMiddleware, remove_compress_type
 
-from geomap.colour import legend
-from tiles.errors import QueryError, add_handlers
-from tiles.library import SLUG, MapFile, find_map, item_of, maps_of
-from tiles.page import index
-from tiles.reader import MapReader, palette_png
+from geomap.errors import GeomapError
+from tiles import (
+    routes_compare,
+    routes_docs,
+    routes_health,
+    routes_legend,
+    routes_ogc,
+    routes_places,
+    routes_species,
+)
+from tiles.errors import add_handlers
+from tiles.observe import Metrics, configure_logging
+from tiles.outside import Outside
+from tiles.page import page_router
+from tiles.parameters import declared_only
+from tiles.routes_tiles import add_tiles
+from tiles.served import Served
 from tiles.settings import Settings, from_environment
 
-Species = Annotated[
-    str, PathParameter(pattern=f"^{SLUG.pattern}$", description="Slug of the scientific name")
-]
-Grid = Annotated[str | None, Query(max_length=100, description="Name of the grid")]
-TileSize = Annotated[int | None, Query(ge=256, le=512, multiple_of=256, description="Side in pixels")]
-TAKEN = {"grid", "tilesize", "tile_format", "minzoom", "maxzoom"}
+DESCRIPTION = (
+    "Maps of where species live: tiles, values, statistics, and what the numbers mean. Parameters that a "
+    "route does not declare are refused. Every refusal says what cannot be done, what was found, and what to "
+    "change."
+)
+# Modules with routes of their own, each with router(library, settings).
+MORE = ("tiles.stac_routes", "tiles.download", "tiles.records", "tiles.leafmap_page")
+EXPOSED = ["ETag", "Content-Range", "Content-Disposition", "Server-Timing", "X-Request-ID"]
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PreviewSize(DefaultDependency):
-    """A preview has one size: larger ones would let anybody use up the server's memory."""
-
-    max_size: int = field(init=False, default=512)
-
-
-class MapTiler(TilerFactory):
-    """The part of titiler's routes that a map needs: tiles, TileJSON, point, preview."""
-
-    def register_routes(self) -> None:
-        """Register them."""
-        wanted: tuple[Callable[[], None], ...] = (self.tile, self.tilejson, self.point, self.preview)
-        for register in wanted:
-            register()
+def __getattr__(name: str) -> Any:
+    """The attribute `app`, made when a server asks for it."""
+    if name == "app":
+        settings = from_environment()
+        configure_logging(settings)
+        return create_app(settings)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -59,99 +67,69 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Args:
         settings: What to serve; read from the environment when None.
 
+    Returns:
+        The app. Its maps are opened when it starts, or when they are first asked for.
+
     Raises:
         SettingsError: The settings make no sense, e.g. no folder of maps.
     """
     settings = settings or from_environment()
-    # The interactive documentation would load scripts from elsewhere; /openapi.json stays.
+    served, metrics = Served(settings), Metrics()
+    served.drawn = metrics.draws.observe
+    # The interactive documentation of FastAPI loads scripts from elsewhere; /docs is our own.
     app = FastAPI(
-        title="geomap", description="Species-distribution maps as tiles.", docs_url=None, redoc_url=None
-    )
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"])
+        title="geomap", version=version("geomap"), description=DESCRIPTION, docs_url=None, redoc_url=None,
+        redirect_slashes=False, lifespan=_lifespan(served), dependencies=[Depends(declared_only)],
+    )  # fmt: skip
+    app.state.served = served
+    app.state.query_names = {}
     add_handlers(app)
-    add_pages(app, settings)
-    app.include_router(
-        map_tiler(settings).router, prefix="/species/{species}", dependencies=[Depends(only_known_parameters)]
-    )
+    _add_layers(app, settings, metrics)
+    routes_compare.add_compare_tiles(app, served)
+    add_tiles(app, served)
+    for part in (routes_species, routes_legend, routes_ogc, routes_places, routes_compare):
+        app.include_router(part.router(served))
+    app.include_router(routes_health.router(served, metrics))
+    for name in filter(find_spec, MORE):
+        app.include_router(_router_of(name)(served.shown, settings))
+    app.include_router(routes_docs.router(app))
+    app.include_router(page_router(settings))
     return app
 
 
-def add_pages(app: FastAPI, settings: Settings) -> None:
-    """The routes of our own: the page, the list of species, a map's STAC item, the health check."""
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/species")
-    def species(request: Request) -> dict[str, Any]:
-        return {"species": [summary(entry, request) for entry in maps_of(settings.maps)], "legend": legend()}
-
-    @app.get("/species/{species}")
-    def item(species: Species, grid: Grid = None) -> dict[str, Any]:
-        return item_of(find_map(settings.maps, species, grid))
-
-    @app.get("/", response_class=HTMLResponse)
-    def page(request: Request) -> str:
-        return index([summary(entry, request) for entry in maps_of(settings.maps)])
+def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Compression of text, answers to other origins, and what holds for every request; innermost first."""
+    remove_compress_type("image/x-icon")
+    app.add_middleware(CompressMiddleware, zstd=False)
+    app.add_middleware(
+        CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["Content-Type", "If-None-Match", "Range", "X-Request-ID"], expose_headers=EXPOSED,
+    )  # fmt: skip
+    app.add_middleware(Outside, metrics=metrics, root_path=settings.root_path, proxies=settings.proxies)
 
 
-def map_tiler(settings: Settings) -> MapTiler:
-    """Titiler over the maps of a folder, with no free choice but the species, the grid and the tile."""
-    return MapTiler(
-        reader=MapReader,
-        path_dependency=path_of_map(settings),
-        router_prefix="/species/{species}",
-        layer_dependency=DefaultDependency,
-        dataset_dependency=DefaultDependency,
-        tile_dependency=DefaultDependency,
-        img_preview_dependency=PreviewSize,
-        process_dependency=nothing,
-        colormap_dependency=nothing,
-        render_dependency=DefaultDependency,
-        render_func=palette_png,
-        environment_dependency=gdal_environment,
-        supported_tms=TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")}),
-    )
+def _router_of(name: str) -> Callable[[Any, Settings], APIRouter]:
+    found: Callable[[Any, Settings], APIRouter] = import_module(name).router
+    return found
 
 
-def path_of_map(settings: Settings) -> Callable[..., str]:
-    """The dependency that turns /species/{species}?grid= into the path of a COG."""
+def _lifespan(served: Served) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        """Open the maps before the first request, draw a tile beside it, and close the threads."""
+        await served.gate.run(lambda: served.shown.listing)
+        warming = asyncio.create_task(_warm(served)) if served.settings.warm else None
+        yield
+        if warming is not None:
+            warming.cancel()
+        served.gate.close()
 
-    def path(species: Species, grid: Grid = None, tilesize: TileSize = None) -> str:
-        return str(find_map(settings.maps, species, grid).cog)
-
-    return path
-
-
-def only_known_parameters(request: Request) -> None:
-    """Refuse parameters that would be ignored, so that nobody takes a mistyped one for obeyed.
-
-    Raises:
-        QueryError: With the name of the first unknown one.
-    """
-    for name in request.query_params:
-        if name not in TAKEN:
-            raise QueryError("cannot answer", f"parameter {name!r}", f"Known are {', '.join(sorted(TAKEN))}.")
+    return lifespan
 
 
-def gdal_environment() -> dict[str, str]:
-    """GDAL's settings while a map is read: no listing of its folder, no threads below the server's own."""
-    return {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_NUM_THREADS": "1"}
-
-
-def nothing() -> None:
-    """The dependency of a choice that is not offered."""
-
-
-def summary(entry: MapFile, request: Request) -> dict[str, str]:
-    """One line of the list of species, with the addresses of its map."""
-    base = f"{str(request.base_url).rstrip('/')}/species/{entry.species}"
-    return {
-        "id": entry.species,
-        "name": entry.name,
-        "grid": entry.grid,
-        "item": f"{base}?grid={entry.grid}",
-        "tilejson": f"{base}/WebMercatorQuad/tilejson.json?grid={entry.grid}",
-        "preview": f"{base}/preview.png?grid={entry.grid}",
-    }
+async def _warm(served: Served) -> None:
+    """Draw a sample tile, so that the first visitor does not wait; a failure is only logged."""
+    try:
+        await served.gate.run(served.shown.ready)
+    except (GeomapError, OSError) as error:
+        logger.error("no sample tile can be drawn: %s", error)

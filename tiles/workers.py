@@ -1,0 +1,165 @@
+"""Running the server: in this process, or in several that this one looks after.
+
+A signal to stop (SIGTERM, SIGINT) lets open requests finish and no new ones in; the exit status is then 0. A
+worker that dies otherwise is started anew; one that cannot start at all ends the server with its status.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import NoReturn
+
+from tiles.settings import Settings
+
+FAILED = 2  # exit status of a worker that refuses its settings
+QUICK_S = 10.0  # a worker that dies sooner after its start is not started anew at once
+logger = logging.getLogger("tiles")
+
+
+def serve(settings: Settings, sockets: Sequence[socket.socket]) -> int:
+    """Serve until a signal says to stop.
+
+    Args:
+        settings: What to serve.
+        sockets: Bound sockets, one for each worker.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        GeomapError: With one worker: what is to be served cannot be opened.
+    """
+    if settings.workers == 1:
+        return serve_here(settings, sockets[0])
+    with tempfile.TemporaryDirectory(prefix="geomap-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        return _Supervisor(settings, sockets).run()
+
+
+def serve_here(settings: Settings, listener: socket.socket) -> int:
+    """Serve in this process.
+
+    Returns:
+        Exit status: 0 after a signal, else uvicorn's.
+
+    Raises:
+        GeomapError: What is to be served cannot be opened.
+    """
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _leave)  # uvicorn raises the signal again when it has drained
+    import uvicorn
+
+    from tiles.app import create_app
+
+    app = create_app(settings)
+    app.state.served.shown.open()  # a refusal here reads better than in the middle of uvicorn's start
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False,
+        proxy_headers=True, forwarded_allow_ips=settings.proxies,
+        timeout_graceful_shutdown=settings.drain_s, backlog=2048,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    return 0 if server.started else uvicorn.config.STARTUP_FAILURE
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _work(settings: Settings, listener: socket.socket) -> NoReturn:
+    """What runs in a worker process."""
+    from geomap.errors import GeomapError
+    from tiles.observe import configure_logging
+
+    configure_logging(settings)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    try:
+        sys.exit(serve_here(settings, listener))
+    except GeomapError as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        sys.exit(FAILED)
+
+
+def _outlive_nobody() -> None:
+    """Stop when the process that looks after this one is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Supervisor:
+    """Starts workers, and starts them anew when they die."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
+        self.settings = settings
+        self.sockets = sockets
+        self.spawn = multiprocessing.get_context("spawn")
+        self.workers: dict[int, tuple[SpawnProcess, float]] = {}
+        self.stopping = False
+
+    def run(self) -> int:
+        """Look after the workers until a signal comes or one of them cannot start.
+
+        Returns:
+            Exit status.
+        """
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._stop)
+        for k in range(len(self.sockets)):
+            self._start(k)
+        status = 0
+        while not self.stopping and status == 0:
+            wait([process.sentinel for process, _ in self.workers.values()], timeout=0.5)
+            for k, (process, since) in list(self.workers.items()):
+                if process.exitcode is not None and not self.stopping:
+                    status = status or self._replace(k, process, since)
+        self._finish()
+        return status
+
+    def _start(self, k: int) -> None:
+        process = self.spawn.Process(target=_work, args=(self.settings, self.sockets[k]), name=f"worker {k}")
+        process.start()
+        self.workers[k] = process, time.monotonic()
+
+    def _replace(self, k: int, process: SpawnProcess, since: float) -> int:
+        """Start a worker anew; returns an exit status where that is hopeless."""
+        status = process.exitcode or 0
+        if time.monotonic() - since < QUICK_S:
+            logger.error("worker %d ended with status %d at its start", k, status)
+            return status if status > 0 else 1
+        logger.error("worker %d ended with status %d and is started anew", k, status)
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+        self._start(k)
+        return 0
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _finish(self) -> None:
+        """Tell every worker to stop and wait until it has."""
+        processes = [process for process, _ in self.workers.values()]
+        for process in processes:
+            process.terminate()
+        end = time.monotonic() + self.settings.drain_s + 5
+        for process in processes:
+            process.join(max(0.1, end - time.monotonic()))
+            if process.is_alive():
+                logger.error("%s does not stop and is killed", process.name)
+                process.kill()
+                process.join()
