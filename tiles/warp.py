@@ -153,10 +153,7 @@ def make_warp(cells: Cells, tile: Tile, level: int | None = None) -> Warp:
         return Warp(level, None, None)
     shape = level_shape(cells.shape, level)
     transform = level_transform(cells.transform, cells.shape, level)
-    if world_width(cells.crs) is None:
-        col, row = _by_lattice(cells.crs, transform, tile)
-    else:
-        col, row = _by_axis(cells.crs, transform, shape[1], tile)
+    col, row = pixels(cells.crs, transform, shape[1], tile)
     inside = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])  # False for NaN
     inside &= columns & lines[:, None]
     if not inside.any():
@@ -168,6 +165,20 @@ def make_warp(cells: Cells, tile: Tile, level: int | None = None) -> Warp:
     index[inside] = (rows - top) * window.width + (cols - left)
     index.flags.writeable = False
     return Warp(level, window, index)
+
+
+def pixels(crs: str, transform: Affine, width: int, tile: Tile) -> tuple[Floats, Floats]:
+    """Fractional columns and rows (size, size) of the pixel centres of a tile, NaN where there is no answer.
+
+    Args:
+        crs: CRS of a grid.
+        transform: From column, row to x, y.
+        width: Columns of the grid; where the world repeats, columns off it are sought on its other side.
+        tile: The tile.
+    """
+    if world_width(crs) is None:
+        return _by_lattice(crs, transform, tile)
+    return _by_axis(crs, transform, width, tile)
 
 
 def rowcol(cells: Cells, lonlat: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
