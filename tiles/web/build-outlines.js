@@ -3,6 +3,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
+import clipping from "polygon-clipping";
 import { feature, quantize } from "topojson-client";
 import { topology } from "topojson-server";
 import { filter, filterWeight, presimplify, simplify } from "topojson-simplify";
@@ -10,8 +11,8 @@ import { filter, filterWeight, presimplify, simplify } from "topojson-simplify";
 const require = createRequire(import.meta.url);
 // Counties of California and of the states beside it, by the number of the state.
 const WITH_COUNTIES = new Set(["04", "06", "32", "41"]);
-const GRID = 1e5; // steps of the quantised world, 0.0036 degrees
-const US_WEIGHT = 6e-6; // square degrees: smaller bends are left out
+const GRID = 1e6; // steps of the quantised outlines, 0.00036 degrees
+const US_WEIGHT = 1e-6; // square degrees: smaller bends and islets are left out
 const WORLD_WEIGHT = 4e-4;
 
 /** @param {string} folder Where to; made if need be. */
@@ -33,7 +34,14 @@ function usOutlines() {
   const counties = feature(atlas, atlas.objects.counties);
   counties.features = counties.features.filter((each) => WITH_COUNTIES.has(each.id.slice(0, 2)));
   for (const each of counties.features) each.properties.state = names.get(each.id.slice(0, 2));
+  // A region may be added up, and a polygon that crosses itself has no area: some of the source do, by a few metres.
+  for (const each of [...states.features, ...counties.features]) each.geometry = uncrossed(each.geometry);
   return small({ states, counties }, US_WEIGHT);
+}
+
+/** The same area with rings that neither cross nor touch themselves. */
+function uncrossed(geometry) {
+  return { type: "MultiPolygon", coordinates: clipping.union(geometry.coordinates) };
 }
 
 /** A topology without the bends and islets that no screen shows. */

@@ -38,16 +38,15 @@ export async function unitedStates() {
 
 /**
  * @typedef {{id: string, name: string, within: string, geometry: any}} Region
- * `id` as in the address of the page: "county:06053", "state:06", "country:484".
+ * `id` as in the address of the page: "county:06053", "state:06".
  */
 
-/** Every region that can be chosen by name: counties, states, countries. */
+/** Every region that can be chosen by name: counties and states. */
 export async function regions() {
-  const [us, globe] = await Promise.all([load(usFile), load(worldFile)]);
+  const us = await load(usFile);
   return [
     ...named(us, "counties", "county", (properties) => `county, ${properties.state}`),
     ...named(us, "states", "state", () => "state of the USA"),
-    ...named(globe, "countries", "country", () => "country"),
   ];
 }
 

@@ -1,4 +1,4 @@
-/** A county, state, country or drawn polygon, and what the map says of it, as a table and as CSV. */
+/** A county, state or drawn polygon, and what the map says of it, as a table and as CSV. */
 
 import * as L from "leaflet";
 import { ask } from "./api.js";

@@ -16,7 +16,7 @@
  * @property {string} split Place of the divider, per cent of the width.
  * @property {string} basemap outline | online
  * @property {string} records "on" shows the points.
- * @property {string} region "county:06053", "state:06", "country:484" or "poly:lon,lat;lon,lat;…"
+ * @property {string} region "county:06053", "state:06" or "poly:lon,lat;lon,lat;…"
  * @property {string} place "lat,lon" of the queried place.
  * @property {string} theme light | dark | "" as the system says.
  */
@@ -53,7 +53,7 @@ const FORMS = {
   split: /^(\d{1,2}|100)$/,
   basemap: /^(outline|online)$/,
   records: /^on$/,
-  region: /^((county|state|country):\w+|poly:[-\d.,;]+)$/,
+  region: /^((county|state):\w+|poly:[-\d.,;]+)$/,
   place: /^-?\d+(\.\d+)?,-?\d+(\.\d+)?$/,
   theme: /^(light|dark)$/,
 };
