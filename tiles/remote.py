@@ -79,6 +79,13 @@ def gdal_path(location: str) -> str:
     return f"/vsicurl/{location}"
 
 
+def location_of(path: str) -> str | None:
+    """The address of a file that GDAL knows under a name of `gdal_path`; None for a file of this machine."""
+    if path.startswith("/vsis3/"):
+        return "s3://" + path.removeprefix("/vsis3/")
+    return path.removeprefix("/vsicurl/") if path.startswith("/vsicurl/") else None
+
+
 def gdal_options(location: str) -> dict[str, str]:
     """GDAL's settings while the files of a location are opened and read; see the head of this module.
 

@@ -1,0 +1,234 @@
+"""Maps as files: the COG of a species, made where there is none, and a picture of it.
+
+A map that was rendered goes out as it lies there. One that lies elsewhere (s3://, https://) is passed through
+and not redirected: a redirect would show the bucket, or a signed address, to everybody, and a private server
+could not be reached from outside at all. A live map is rendered once for each version by the functions of
+`geomap.render`, into the cache folder, so its bytes are those that the command writes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from filelock import FileLock, Timeout
+
+from geomap.catalog import Catalog, bundle_groups, bundle_path
+from geomap.colour import DEFAULT
+from geomap.grid import Window
+from tiles import ranges
+from tiles.errors import BusyError, TooLargeError, refusals
+from tiles.headers import FOREVER, MINUTES, kept
+from tiles.library import cache_folder
+from tiles.live import LiveMap
+from tiles.maps import SpeciesMap, Steps
+from tiles.paint import encode_png, level_table
+from tiles.parameters import Colormap, GridName, GroupName, Species, Version
+from tiles.pyramid import level_shape
+from tiles.remote import location_of
+from tiles.routes_species import check_version
+from tiles.settings import Settings
+from tiles.shown import Shown
+
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+CELLS = 30_000_000  # of the largest grid of which a map is made on demand
+CACHE_MB = 2048  # for maps made on demand
+PREVIEW = 512  # pixels of the longer side of a picture at most
+WAIT_S, WAITING = 60, 8  # how long, and how many requests wait for maps that are being made
+FILE = {COG_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+ANSWERS = {
+    **refusals(404, 413, 422, 503),
+    200: {"description": "The map", "content": FILE},
+    206: {"description": "A part of it", "content": FILE},
+    304: {"description": "The client has it already"},
+    416: {"description": "A part beyond its end"},
+}
+
+
+def router(library: Shown, settings: Settings) -> APIRouter:
+    """The routes that give files.
+
+    Args:
+        library: The maps that may be seen.
+        settings: For the cache folder, and the largest map that is made on demand.
+    """
+    api = APIRouter(tags=["species"])
+    maker = Maker(settings)
+
+    def download(
+        request: Request, species: Species, grid: GridName = None, group: GroupName = None, v: Version = None
+    ) -> Response:
+        """The map as a cloud-optimised GeoTIFF, whole or in parts; made first where it is a live one."""
+        chosen = library.find(species, grid, group)
+        keep = FOREVER if check_version(chosen.about, v) else MINUTES
+        name = f"{chosen.about.id}.{chosen.about.grid}.tif"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": keep}
+        return ranges.answer(request, source_of(library, maker, chosen), COG_TYPE, headers)
+
+    address = "/species/{species}/download"
+    api.get(address, summary="A map as a file", responses=ANSWERS, response_class=Response)(download)
+    api.head(address, include_in_schema=False)(download)
+
+    @api.get(
+        "/species/{species}/preview.png", summary="A picture of a map", response_class=Response,
+        responses={**refusals(404, 422, 503), 200: {"content": {"image/png": {}}}},
+    )  # fmt: skip
+    def preview(
+        request: Request, species: Species, grid: GridName = None, group: GroupName = None,
+        colormap: Colormap = DEFAULT, v: Version = None,
+    ) -> Response:  # fmt: skip
+        """The whole map in its own projection, at most 512 pixels a side, clear where there is no data."""
+        chosen = library.find(species, grid, group)
+        forever = check_version(chosen.about, v)
+        picture = encode_png(level_table()[whole(chosen)], colormap)
+        return kept(request, picture, "image/png", forever=forever, keep=MINUTES)
+
+    return api
+
+
+def whole(chosen: SpeciesMap) -> Steps:
+    """All cells of the first overview of at most 512 a side."""
+    level = 0
+    while max(level_shape(chosen.shape, level)) > PREVIEW:
+        level += 1
+    return chosen.steps(Window(0, 0, *level_shape(chosen.shape, level)), level)
+
+
+def source_of(library: Shown, maker: Maker, chosen: SpeciesMap) -> ranges.Source:
+    """The file of a map.
+
+    Raises:
+        TooLargeError: It would have to be made and is too large for that.
+        BusyError: Too many others are being made.
+        MapError: It lies elsewhere and cannot be had.
+        OSError: It cannot be read or written here.
+    """
+    if isinstance(chosen, LiveMap):
+        return maker.source(chosen)
+    about = chosen.about
+    listed = library.open().item(about.id, about.grid, about.group)
+    assert listed is not None  # a map that is not live comes from a file
+    location = location_of(listed.file.path)
+    return ranges.local(Path(listed.file.path)) if location is None else ranges.remote(location)
+
+
+def can_be_made(chosen: SpeciesMap, settings: Settings) -> bool:
+    """Whether a live map is small enough to be made on demand."""
+    height, width = chosen.shape
+    return height * width <= int(getattr(settings, "download_cells", CELLS))
+
+
+class Maker:
+    """Makes files of live maps, each once, one at a time in all processes that share the cache folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make nothing yet.
+
+        Args:
+            settings: What is served, the cache folder and its size.
+        """
+        self._settings = settings
+        self._bytes = int(getattr(settings, "download_cache_mb", CACHE_MB)) << 20
+        self._waiting = threading.Semaphore(WAITING)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are kept."""
+        folder = cache_folder() if self._settings.cache_dir is None else self._settings.cache_dir
+        return folder / "downloads"
+
+    def source(self, chosen: LiveMap) -> ranges.Source:
+        """The file of a map, opened; made if it is not there.
+
+        Raises:
+            TooLargeError: It is too large to be made on demand.
+            BusyError: Others are being made, for too long or too many.
+            GeomapError: It cannot be made.
+            OSError: The cache folder cannot be written.
+        """
+        about = chosen.about
+        path = self.folder / f"{about.id}.{about.version}.{version('geomap')}.tif"
+        if not can_be_made(chosen, self._settings):
+            height, width = chosen.shape
+            command = f"geomap render --species {about.scientific!r} --heads {about.group}"
+            raise TooLargeError(
+                "cannot make this file on demand", f"a map of {height * width:,} cells",
+                f"Render it: {command} with the grid's field, and serve the folder with --maps.",
+            )  # fmt: skip
+        try:
+            return self._used(path)
+        except FileNotFoundError:
+            return self._made(chosen, path)
+
+    def _used(self, path: Path) -> ranges.Source:
+        """An existing file, marked as used now; its content does not change with that, nor does its tag."""
+        source = ranges.local(path)
+        os.utime(path.with_suffix(".used"))
+        return source
+
+    def _made(self, chosen: LiveMap, path: Path) -> ranges.Source:
+        if not self._waiting.acquire(blocking=False):
+            raise BusyError("cannot make this file now", f"{WAITING} others are waiting", "Ask again later.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "lock", timeout=WAIT_S):
+                if not path.exists():
+                    render(chosen, self._heads(chosen.about.group), path)
+                    path.with_suffix(".used").touch()
+                    self._tidy(path)
+                return ranges.local(path)
+        except Timeout as error:
+            raise BusyError(
+                "cannot make this file now", "others are being made", "Ask again later."
+            ) from error
+        finally:
+            self._waiting.release()
+
+    def _heads(self, group: str) -> Path:
+        """The folder of the heads of a group, found as the library finds it."""
+        folders: Mapping[str, Path] = bundle_groups(bundle_path()) if self._settings.bundle else {}
+        for each in self._settings.heads:
+            folders = {**folders, **Catalog.open(each).folders}
+        return folders[group]
+
+    def _tidy(self, keep: Path) -> None:
+        """Remove files, the longest unused first, until the rest fits."""
+        used = {path: path.stat().st_mtime_ns for path in self.folder.glob("*.used")}
+        files = [path.with_suffix(".tif") for path in sorted(used, key=lambda path: used[path])]
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total > self._bytes and path != keep:
+                total -= path.stat().st_size
+                path.unlink()
+                path.with_suffix(".used").unlink()
+
+
+def render(chosen: LiveMap, heads: Path, path: Path) -> None:
+    """Render a live map into a file, as `geomap.render` does.
+
+    Args:
+        chosen: The map.
+        heads: Folder of its heads.
+        path: File to write; it appears whole or not at all.
+
+    Raises:
+        GeomapError: See `geomap.rendering.render_maps`.
+    """
+    from rich.console import Console
+
+    from geomap.rendering import Request as Order
+    from geomap.rendering import render_maps
+    from geomap.target import FieldOptions
+
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as scratch:
+        where = FieldOptions(field=chosen.group.field.path)
+        order = Order((chosen.about.scientific,), Path(scratch), str(heads), None, where)
+        made = render_maps(order, Console(file=io.StringIO(), quiet=True))
+        slug = next(iter(made.items))
+        (made.folder / f"{slug}.tif").replace(path)
