@@ -1,4 +1,4 @@
-"""The page as it is built and sent: headers, files, outlines, licences, and what is said where it is not built."""
+"""The page as it is built and sent: headers, files, outlines, licences, and what it says unbuilt."""
 
 from __future__ import annotations
 

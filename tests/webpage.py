@@ -172,10 +172,7 @@ def visiting(browser: Browser, address: str, **context: Any) -> Iterator[Visit]:
         visit = Visit(page, address)
         page.on("request", lambda request: visit.asked.append(request.url))
         page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda said: visit.complaints.append(said.text) if said.type in ("error", "warning") else None,
-        )
+        page.on("console", lambda said: visit.complaints.append(said.text) if said.type == "error" else None)
         yield visit
 
 
