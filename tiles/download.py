@@ -12,7 +12,6 @@ import io
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -133,7 +132,7 @@ class Maker:
         Args:
             settings: What is served, the cache folder and its size.
         """
-        self._settings = settings
+        self._settings, self._bundle = settings, bundle_path()
         self._bytes = int(getattr(settings, "download_cache_mb", CACHE_MB)) << 20
         self._waiting = threading.Semaphore(WAITING)
 
@@ -192,9 +191,9 @@ class Maker:
 
     def _heads(self, group: str) -> Path:
         """The folder of the heads of a group, found as the library finds it."""
-        folders: Mapping[str, Path] = bundle_groups(bundle_path()) if self._settings.bundle else {}
+        folders = dict(bundle_groups(self._bundle)) if self._settings.bundle else {}
         for each in self._settings.heads:
-            folders = {**folders, **Catalog.open(each).folders}
+            folders |= Catalog.open(each, self._bundle).folders
         return folders[group]
 
     def _tidy(self, keep: Path) -> None:
