@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -145,12 +144,10 @@ def _vertex(vertex: Any) -> tuple[float, float]:
         isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
     )
     # A huge integer has no float: it is compared before it is turned into one.
-    if not ok or not (abs(numbers[0]) <= 180 and abs(numbers[1]) <= 90):
-        raise QueryError(WHAT, "a vertex that is no place on earth", "Give lon -180..180 and lat -90..90.")
-    lon, lat = float(numbers[0]), float(numbers[1])
-    if not (math.isfinite(lon) and math.isfinite(lat)):
-        raise QueryError(WHAT, "a vertex that is no place on earth", "Give lon -180..180 and lat -90..90.")
-    return lon, lat
+    if not ok or not (-180 <= numbers[0] <= 360 and -90 <= numbers[1] <= 90):
+        change = "Give lat -90..90 and lon -180..180, or on to 360 across the antimeridian."
+        raise QueryError(WHAT, "a vertex that is no place on earth", change)
+    return float(numbers[0]), float(numbers[1])
 
 
 def _full(value: Any) -> list[Any]:

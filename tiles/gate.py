@@ -26,12 +26,14 @@ class Gate:
         threads: How many requests are worked on at once.
         queue: How many may wait.
         inside: How many are there, worked on or waiting.
+        sharing: How many wait for work that may be shared.
     """
 
     def __init__(self, threads: int, queue: int) -> None:
         self.threads = threads
         self.queue = queue
         self.inside = 0
+        self.sharing = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
         self._running: dict[Any, asyncio.Future[Any]] = {}
 
@@ -70,7 +72,11 @@ class Gate:
             self._running[key] = running
             running.add_done_callback(lambda _: self._running.pop(key, None))
         # Whoever goes away must not take the work from the others.
-        result: T = await asyncio.shield(running)
+        self.sharing += 1
+        try:
+            result: T = await asyncio.shield(running)
+        finally:
+            self.sharing -= 1
         return result
 
     def close(self) -> None:

@@ -88,8 +88,8 @@ def legend_png(about: About, band: Band, colormap: str) -> bytes:
     draw.rectangle([left, top, left + width, top + height], outline=INK)
     shown = stops(band, colormap)
     for k, (value, _) in enumerate(shown):
-        x = left + width * k / (len(shown) - 1)
-        draw.text((x, top + height + 6 * scale), f"{value:g}", INK, font, anchor="mt")
+        middle = left + width * k / (len(shown) - 1)
+        draw.text((middle, top + height + 6 * scale), f"{value:g}", INK, font, anchor="mt")
     file = io.BytesIO()
     picture.save(file, format="PNG")
     return file.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from typing import Any
 
 from tiles.settings import SettingsError
 
@@ -11,7 +12,7 @@ BACKLOG = 2048
 
 
 def listening(host: str, port: int, count: int = 1) -> list[socket.socket]:
-    """Bound TCP sockets at one address.
+    """Listening TCP sockets at one address: who comes before the server is ready waits.
 
     They name their protocol, because asyncio sets TCP_NODELAY only on sockets that name TCP, and without it
     every answer on a kept line waits 40 ms. Several of them share the port: the system then deals new
@@ -38,6 +39,7 @@ def listening(host: str, port: int, count: int = 1) -> list[socket.socket]:
             if count > 1:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             one.bind(address)
+            one.listen(BACKLOG)
             address = made[0].getsockname()
     except OSError as error:
         for one in made:
@@ -48,7 +50,7 @@ def listening(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return made
 
 
-def _refuse_taken(family: int, address: tuple[str | int, ...]) -> None:
+def _refuse_taken(family: int, address: Any) -> None:
     """Raise OSError where somebody listens already: sockets that share a port would join another server's."""
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

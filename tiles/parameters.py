@@ -73,8 +73,9 @@ async def declared_only(request: Request) -> None:
     names: dict[int, frozenset[str] | None] = request.app.state.query_names
     if id(route) not in names:  # routes live as long as the app, and cannot be keys themselves
         names[id(route)] = _query_names(route)
-    if names[id(route)] is not None:
-        check_names([name for name, _ in request.query_params.multi_items()], names[id(route)])
+    known = names[id(route)]
+    if known is not None:
+        check_names([name for name, _ in request.query_params.multi_items()], known)
 
 
 def check_names(given: list[str], known: frozenset[str]) -> None:

@@ -17,7 +17,7 @@ from tiles.routes_tiles import Tms
 from tiles.served import Served
 
 ANSWERS = refusals(404, 422, 503)
-XML = {200: {"content": {"application/xml": {"schema": {"type": "string"}}}}}
+XML: dict[int | str, dict[str, Any]] = {200: {"content": {"application/xml": {"schema": {"type": "string"}}}}}
 
 
 def router(served: Served) -> APIRouter:

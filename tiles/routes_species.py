@@ -12,8 +12,9 @@ from tiles.body import read_polygon
 from tiles.describe import known, links, origin, root
 from tiles.errors import NotServedError, refusals
 from tiles.headers import kept, kept_json
+from tiles.lean import band_of
 from tiles.maps import About, SpeciesMap
-from tiles.parameters import GridName, GroupName, Lat, Lon, Species, Version, place
+from tiles.parameters import GridName, GroupName, Lat, Layer, Lon, Species, Version, place
 from tiles.served import Served
 
 ANSWERS = refusals(404, 422, 503)
@@ -120,10 +121,15 @@ def _add_descriptions(api: APIRouter, served: Served) -> None:
 
     @api.get("/species/{species}/stats", summary="What a whole map holds", responses=ANSWERS)
     async def stats(
-        request: Request, species: Species, grid: GridName = None, group: GroupName = None, v: Version = None
-    ) -> Response:
+        request: Request, species: Species, grid: GridName = None, group: GroupName = None,
+        layer: Layer = None, v: Version = None,
+    ) -> Response:  # fmt: skip
         """Minimum, maximum, mean, histogram and curve of true areas."""
-        return await about_map(request, species, grid, group, v, served.statistics)
+
+        def work(chosen: SpeciesMap) -> dict[str, Any]:
+            return served.statistics(chosen, band_of(chosen.about, layer))
+
+        return await about_map(request, species, grid, group, v, work)
 
     @api.get(
         "/species/{species}/citation", summary="How to cite a map",
@@ -161,15 +167,17 @@ def _add_questions(api: APIRouter, served: Served) -> None:
         openapi_extra={"requestBody": BODY},
     )  # fmt: skip
     async def summary(
-        request: Request, species: Species, grid: GridName = None, group: GroupName = None
-    ) -> Response:
+        request: Request, species: Species, grid: GridName = None, group: GroupName = None,
+        layer: Layer = None,
+    ) -> Response:  # fmt: skip
         """Area-weighted mean, extremes, and area at or above each threshold in a GeoJSON polygon."""
         polygon = await read_polygon(request, served.settings)
 
         def work() -> dict[str, Any]:
             from tiles.zonal import summarise
 
-            return summarise(served.shown.find(species, grid, group), polygon)
+            chosen = served.shown.find(species, grid, group)
+            return summarise(chosen, polygon, band_of(chosen.about, layer))
 
         return kept_json(request, await served.gate.run(work))
 

@@ -70,8 +70,8 @@ class Served:
             self._index = listing, SearchIndex(list(listing.species.values()))
         return self._index
 
-    def statistics(self, chosen: SpeciesMap) -> dict[str, Any]:
-        """`tiles.zonal.statistics` of a map, kept while its version lasts.
+    def statistics(self, chosen: SpeciesMap, band: int = 0) -> dict[str, Any]:
+        """`tiles.zonal.statistics` of a layer of a map, kept while its version lasts.
 
         Raises:
             MapError: The map cannot be read.
@@ -79,13 +79,13 @@ class Served:
         from tiles.zonal import statistics
 
         about = chosen.about
-        key = (about.id, about.grid, about.group, about.version)
+        key = (about.id, about.grid, about.group, about.version, str(band))
         with self._lock:
             known = self._statistics.get(key)
             if known is not None:
                 self._statistics.move_to_end(key)
                 return known
-        made = statistics(chosen)
+        made = statistics(chosen, band)
         with self._lock:
             self._statistics[key] = made
             while len(self._statistics) > KEPT_STATISTICS:
