@@ -158,4 +158,4 @@ def test_scores_stand_beside_those_of_coordinates_alone(browser, address):
         expect(page.locator(".score")).to_contain_text(
             f"AUC {auc['value']:.2f}, coordinates alone {auc['null']:.2f}"
         )
-        expect(page.locator("#about")).to_contain_text(info["explanation"])
+        expect(page.locator("#reading")).to_contain_text(info["explanation"])

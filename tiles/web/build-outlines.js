@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import clipping from "polygon-clipping";
-import { feature, quantize } from "topojson-client";
+import { feature, mesh, quantize } from "topojson-client";
 import { topology } from "topojson-server";
 import { filter, filterWeight, presimplify, simplify } from "topojson-simplify";
 
@@ -32,11 +32,21 @@ function usOutlines() {
   const states = feature(atlas, atlas.objects.states);
   const names = new Map(states.features.map((each) => [each.id, each.properties.name]));
   const counties = feature(atlas, atlas.objects.counties);
-  counties.features = counties.features.filter((each) => WITH_COUNTIES.has(each.id.slice(0, 2)));
+  counties.features = counties.features.filter(withCounties);
   for (const each of counties.features) each.properties.state = names.get(each.id.slice(0, 2));
   // A region may be added up, and a polygon that crosses itself has no area: some of the source do, by a few metres.
+  // Lines are taken before the repair, which would leave neighbours with borders that are no longer the same.
+  const inner = (a, b) => a !== b;
+  const stateLines = mesh(atlas, atlas.objects.states, inner);
+  const chosen = { type: "GeometryCollection", geometries: atlas.objects.counties.geometries.filter(withCounties) };
+  const countyLines = mesh(atlas, chosen, inner);
   for (const each of [...states.features, ...counties.features]) each.geometry = uncrossed(each.geometry);
-  return small({ states, counties }, US_WEIGHT);
+  return small({ states, counties, stateLines, countyLines }, US_WEIGHT);
+}
+
+/** Whether the counties of this one's state are carried. */
+function withCounties(county) {
+  return WITH_COUNTIES.has(county.id.slice(0, 2));
 }
 
 /** The same area with rings that neither cross nor touch themselves. */

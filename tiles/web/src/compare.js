@@ -59,6 +59,9 @@ export class Compare {
     this.places.divider.hidden = !this.swiping;
     for (const input of this.how.querySelectorAll("input")) input.checked = input.value === state.how;
     this.places.keys.replaceChildren();
+    this.places.divider.replaceChildren(
+      ...[this.first, this.second].map(({ info }, at) =>
+        h("span", { class: at ? "side right" : "side left" }, info ? speciesName(info) : "")));
     if (on && this.swiping) this.#side();
     else if (on) await this.#three();
     this.#clip();

@@ -1,9 +1,11 @@
 /** The legend: the very colours that paint the tiles, what the number means, and how sure the map is. */
 
 import { h, plainName, speciesName } from "./dom.js";
-import { cutLevel, shownEntries } from "./lut.js";
+import { PRESENT, cutLevel, shownEntries } from "./lut.js";
 import { amount, count, score, sentence } from "./words.js";
 
+const HARDLY = 0.02; // a gain in AUC below this is told as hardly any
+const FEW = 30; // fewer records than this make a rough score
 const SCORES = { auc: "AUC", ap: "Average precision", brier: "Brier score", boyce: "Boyce index" };
 
 /**
@@ -22,7 +24,7 @@ export function drawLegend(box, subject, state) {
   const cut = cutLevel(threshold, band);
   const show = subject.cuttable ? state.show : "all";
   box.replaceChildren(
-    h("div", { class: "legend-title" }, legend.title),
+    h("div", { class: "legend-title" }, sentence(legend.title.replace(`${info.scientificName}: `, ""))),
     bar(legend, band, shownEntries(show, cut), plainName(info), state.opacity),
     h(
       "ul",
@@ -30,6 +32,7 @@ export function drawLegend(box, subject, state) {
       show === "all"
         ? key(legend.palette[0], `${amount(band.low, legend.unit)}: the lowest value, which is not “no data”`)
         : key(legend.palette[0], `below the threshold of ${amount(threshold)}`),
+      show === "two" && key(legend.palette[PRESENT], `at the threshold of ${amount(threshold)} or above`),
       h("li", {}, h("span", { class: "swatch nodata" }), sentence(legend.nodata)),
     ),
   );
@@ -65,20 +68,29 @@ function key(color, text) {
 }
 
 /**
- * Fill a box with what the number means, how good the model is, and whose data they are.
+ * Fill a box with the names of a species.
  * @param {HTMLElement} box
  * @param {import("./subject.js").Subject} subject
  */
 export function drawAbout(box, subject) {
-  const { info, legend } = subject;
-  if (!info || !legend) return;
+  const { info } = subject;
+  if (!info) return;
   const also = info.synonyms.length ? h("p", { class: "muted" }, "Also known as ", italics(info.synonyms), ".") : null;
   box.replaceChildren(
     h("h2", { class: "species" }, speciesName(info)),
     also ?? "",
-    h("p", {}, info.explanation || legend.explanation),
-    scores(info) ?? "",
   );
+}
+
+/**
+ * Fill a box with what the number means and how sure it is.
+ * @param {HTMLElement} box
+ * @param {import("./subject.js").Subject} subject
+ */
+export function drawReading(box, subject) {
+  const { info, legend } = subject;
+  if (!info || !legend) return;
+  box.replaceChildren(scores(info) ?? "", h("p", { class: "muted" }, legend.explanation || info.explanation));
 }
 
 /** @param {string[]} names */
@@ -90,18 +102,25 @@ function italics(names) {
 function scores(info) {
   const auc = info.scores.auc;
   if (!auc || auc.value === null) return null;
-  const verdict = auc.null === null || auc.null === undefined
-    ? ""
-    : auc.value - auc.null > 0.02
-      ? " It does better than knowing only where a place lies."
-      : " It does hardly better than knowing only where a place lies.";
-  const tested = info.n_test === null ? "" : `, on ${count(info.n_test)} records held out`;
+  const tested = info.n_test === null ? "" : `, on ${info.n_test < FEW ? "only " : ""}${count(info.n_test)} records held out`;
   return h(
     "p",
     { class: "score" },
     h("strong", {}, `AUC ${score(auc.value)}`),
-    `, coordinates alone ${score(auc.null)}${tested}.${verdict}`,
+    `, coordinates alone ${score(auc.null)}${tested}. ${verdict(auc.value, auc.null)}`,
   );
+}
+
+/**
+ * What an AUC is worth beside that of the null model.
+ * @param {number} auc
+ * @param {number | null | undefined} nothing
+ */
+function verdict(auc, nothing) {
+  if (nothing === null || nothing === undefined) return "";
+  const gain = auc - nothing;
+  const words = gain <= 0 ? "no better" : gain < HARDLY ? "hardly better" : "better";
+  return `The map does ${words} than knowing only where a place lies.`;
 }
 
 /**

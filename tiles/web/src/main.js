@@ -7,7 +7,7 @@ import { Compare } from "./compare.js";
 import { byId, fillSelect, plainName, speciesName, h } from "./dom.js";
 import { drawDownloads } from "./downloads.js";
 import { LayersPanel } from "./layers.js";
-import { drawAbout, drawLegend, drawSources } from "./legend.js";
+import { drawAbout, drawLegend, drawReading, drawSources } from "./legend.js";
 import { SpeciesLayer, createMap, keepView } from "./map.js";
 import { QueryPanel } from "./query.js";
 import { Records } from "./records.js";
@@ -125,6 +125,7 @@ function drawFirst() {
   map.getContainer().setAttribute("aria-label", `Map of ${name}. Arrows move, plus and minus zoom, Enter asks for the value at the centre.`);
   search.label = name;
   drawAbout(byId("about"), first);
+  drawReading(byId("reading"), first);
   drawSources(byId("sources"), first);
   drawDownloads(byId("downloads"), first, fail);
   fillSelect(byId("group"), [["", "All groups, best model"], ...groups.map((each) => [each.name, each.title])], store.state.group);

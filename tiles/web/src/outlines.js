@@ -28,12 +28,8 @@ export async function world() {
 /** US states as polygons, their borders and those of counties as lines. */
 export async function unitedStates() {
   const topology = await load(usFile);
-  const { states, counties } = topology.objects;
-  return [
-    feature(topology, states),
-    mesh(topology, states, (a, b) => a !== b),
-    mesh(topology, counties, (a, b) => a !== b),
-  ];
+  const { states, stateLines, countyLines } = topology.objects;
+  return [feature(topology, states), feature(topology, stateLines), feature(topology, countyLines)];
 }
 
 /**

@@ -110,6 +110,7 @@ export class QueryPanel {
     const known = species.filter((each) => each.value !== null);
     this.lives.replaceChildren(
       h("h3", {}, "What lives here"),
+      known.some((each) => each.above) ? h("p", { class: "muted" }, "✓ marks a value above the threshold of its species.") : "",
       known.length
         ? h("ol", { class: "lives" }, known.map((each) => this.#entry(each)))
         : h("p", { class: "muted" }, "No species has data at this place."),
@@ -119,9 +120,9 @@ export class QueryPanel {
   /** @param {any} each */
   #entry(each) {
     const choose = () => this.store.set({ species: each.id, layer: "", threshold: "" }, true);
-    const above = each.above === null ? "" : each.above ? "above its threshold" : "below its threshold";
+    const said = each.above === null ? "" : each.above ? ", above its threshold" : ", below its threshold";
     return h("li", {}, h("button", { type: "button", onclick: choose }, speciesName(each),
-      h("span", { class: each.above ? "value above" : "value" }, score(each.value), " ", h("small", {}, above))));
+      h("span", { class: each.above ? "value above" : "value" }, score(each.value), h("span", { class: "unseen" }, said))));
   }
 }
 
