@@ -15,10 +15,10 @@ from tiles.stored import MapFile, StoredMap, read_layout
 from tiles.warp import Tile
 
 HALF = np.pi * 6378137
-BOXES = {  # CRS -> bounds of a piece of California and cells of about 4 km; odd numbers on purpose
-    "EPSG:3310": (-374_000.0, -605_000.0, 541_000.0, 450_000.0),
-    "EPSG:3857": (-13_850_000.0, 3_833_000.0, -12_705_000.0, 5_162_000.0),
-    "EPSG:6933": (-12_000_000.0, 3_950_000.0, -11_013_000.0, 4_911_000.0),
+BOXES = {  # CRS -> bounds of a piece of California in cells of 4 or 5 km; an odd number of them on purpose
+    "EPSG:3310": (-374_000.0, -602_000.0, 542_000.0, 450_000.0),
+    "EPSG:3857": (-13_850_000.0, 3_833_000.0, -12_705_000.0, 5_148_000.0),
+    "EPSG:6933": (-12_000_000.0, 3_950_000.0, -11_084_000.0, 5_002_000.0),
 }
 SHAPE = (263, 229)
 
@@ -77,7 +77,7 @@ def by_rasterio(path, tile, level):
     with (
         rasterio.open(path, **options) as source,
         WarpedVRT(
-            source, crs=crs, transform=target, width=tile.size, height=tile.size, tolerance=0, nodata=-9999
+            source, crs=crs, transform=target, width=tile.size, height=tile.size, tolerance=1e-6, nodata=-9999
         ) as warped,
     ):
         values = warped.read(1)

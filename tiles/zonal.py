@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
 
 from geomap.cog import GAP, SCALE, to_values
 from geomap.colour import STEPS
 from geomap.errors import GridError
-from geomap.grid import Grid, Window
-from geomap.projection import world_width
+from geomap.grid import Window
+from geomap.projection import areas_km2, crossings_lonlat, world_width
+from tiles.live import LARGEST
 from tiles.lru import Lru
 from tiles.maps import Band, SpeciesMap
 from tiles.paint import cell_at, cells_of, level_table
+from tiles.pyramid import level_shape, level_transform
 from tiles.warp import SLACK, Cells, exact
 
 BINS = 50
@@ -91,9 +92,6 @@ def statistics(map: SpeciesMap, band: int = 0) -> dict[str, Any]:
         MapError: The file is missing or corrupt.
         FieldError: The embedding field is damaged.
     """
-    from tiles.live import LARGEST
-    from tiles.pyramid import level_shape
-
     level = 0
     while math.prod(level_shape(map.shape, level)) > LARGEST:
         level += 1
@@ -105,20 +103,18 @@ def statistics(map: SpeciesMap, band: int = 0) -> dict[str, Any]:
 
 def cell_areas(map: SpeciesMap, window: Window, level: int = 0) -> Floats:
     """True areas (h, w) [km²] of cells of an overview level; 0 where a cell is no place on earth."""
-    from tiles.pyramid import level_shape, level_transform
+    crs, transform = map.crs, level_transform(map.transform, map.shape, level)
 
-    shape, crs = level_shape(map.shape, level), map.crs
-    transform = level_transform(map.transform, map.shape, level)
+    row, col, height, width = window
+    upright = world_width(crs) is not None  # every cell of a row is as large as its neighbour
+    row_edges, col_edges = row + np.arange(height + 1.0), col + np.arange((1 if upright else width) + 1.0)
 
     def made() -> Floats:
-        grid = Grid("areas", GeoBox(shape, transform, crs), STRIP)
-        if world_width(crs) is None:
-            return np.nan_to_num(grid.cell_area_km2(window))
-        # Parallels are rows: every cell of a row is as large as its neighbour.
-        return np.nan_to_num(grid.cell_area_km2(window._replace(col=0, width=1)))
+        x, y = transform.c + transform.a * col_edges, transform.f + transform.e * row_edges
+        return np.nan_to_num(areas_km2(crossings_lonlat(x, y, crs, clip=True)))
 
-    key = (crs, transform, shape, window if world_width(crs) is None else (window.row, window.height))
-    return np.broadcast_to(_areas.get(key, made), (window.height, window.width))
+    key = crs, transform, window._replace(col=0, width=1) if upright else window
+    return np.broadcast_to(_areas.get(key, made), (height, width))
 
 
 class _Sums:
