@@ -16,6 +16,7 @@ from geomap import render
 from geomap.colour import CLEAR
 from geomap.testing import file_server
 from tiles import download, ranges
+from tiles.sources import Options
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -146,7 +147,7 @@ def test_too_many_waiting_are_sent_away(shelf, patch, tmp_path, monkeypatch):
 
 
 def test_the_cache_folder_keeps_what_was_used_last(shelf, patch, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "CACHE_MB", 0)
+    monkeypatch.setattr(Options, "of", lambda settings: Options(download_cache_mb=0))
     client = TestClient(app_of(shelf, patch, cache_dir=tmp_path, maps=()))
     sizes = {slug: len(client.get(f"/species/{slug}/download").content) for slug in (POPPY, OAK, REDWOOD)}
     there = [path.name.partition(".")[0] for path in (tmp_path / "downloads").glob("*.tif")]
@@ -156,7 +157,7 @@ def test_the_cache_folder_keeps_what_was_used_last(shelf, patch, tmp_path, monke
 
 
 def test_a_map_too_large_is_refused_with_the_command_that_makes_it(shelf, patch, monkeypatch):
-    monkeypatch.setattr(download, "CELLS", 10)
+    monkeypatch.setattr(Options, "of", lambda settings: Options(download_cells=10))
     client = TestClient(app_of(shelf, patch, maps=()))
     answer = client.get(f"/species/{POPPY}/download")
     assert answer.status_code == 413

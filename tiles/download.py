@@ -12,13 +12,14 @@ import io
 import os
 import tempfile
 import threading
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from filelock import FileLock, Timeout
 
-from geomap.catalog import Catalog, bundle_groups, bundle_path
+from geomap.catalog import bundle_path
 from geomap.colour import DEFAULT
 from geomap.grid import Window
 from tiles import ranges
@@ -34,10 +35,9 @@ from tiles.remote import location_of
 from tiles.routes_species import check_version
 from tiles.settings import Settings
 from tiles.shown import Shown
+from tiles.sources import Options, heads_folders
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
-CELLS = 30_000_000  # of the largest grid of which a map is made on demand
-CACHE_MB = 2048  # for maps made on demand
 PREVIEW = 512  # pixels of the longer side of a picture at most
 WAIT_S, WAITING = 60, 8  # how long, and how many requests wait for maps that are being made
 FILE = {COG_TYPE: {"schema": {"type": "string", "format": "binary"}}}
@@ -120,7 +120,7 @@ def source_of(library: Shown, maker: Maker, chosen: SpeciesMap) -> ranges.Source
 def can_be_made(chosen: SpeciesMap, settings: Settings) -> bool:
     """Whether a live map is small enough to be made on demand."""
     height, width = chosen.shape
-    return height * width <= int(getattr(settings, "download_cells", CELLS))
+    return height * width <= Options.of(settings).download_cells
 
 
 class Maker:
@@ -133,8 +133,12 @@ class Maker:
             settings: What is served, the cache folder and its size.
         """
         self._settings, self._bundle = settings, bundle_path()
-        self._bytes = int(getattr(settings, "download_cache_mb", CACHE_MB)) << 20
+        self._bytes = Options.of(settings).download_cache_mb << 20
         self._waiting = threading.Semaphore(WAITING)
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return heads_folders(self._settings, self._bundle)
 
     @property
     def folder(self) -> Path:
@@ -178,7 +182,7 @@ class Maker:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock", timeout=WAIT_S):
                 if not path.exists():
-                    render(chosen, self._heads(chosen.about.group), path)
+                    render(chosen, self._folders[chosen.about.group], path)
                     path.with_suffix(".used").touch()
                     self._tidy(path)
                 return ranges.local(path)
@@ -188,13 +192,6 @@ class Maker:
             ) from error
         finally:
             self._waiting.release()
-
-    def _heads(self, group: str) -> Path:
-        """The folder of the heads of a group, found as the library finds it."""
-        folders = dict(bundle_groups(self._bundle)) if self._settings.bundle else {}
-        for each in self._settings.heads:
-            folders |= Catalog.open(each, self._bundle).folders
-        return folders[group]
 
     def _tidy(self, keep: Path) -> None:
         """Remove files, the longest unused first, until the rest fits."""
