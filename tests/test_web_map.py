@@ -282,11 +282,13 @@ def test_search_says_when_nothing_is_found(visit):
     expect(visit.page.locator("#search-list")).to_be_hidden()
 
 
-def test_records_that_are_not_public_are_said_to_be(visit):
+def test_records_that_are_not_public_are_said_to_be(visit, address):
+    said = get_json(f"{address}species/{POPPY}/records")
+    assert not said["public"]
     visit.go(f"#species={POPPY}")
     visit.page.locator("summary", has_text="Layers").click()
     visit.page.get_by_label("Records of the species").check()
-    expect(visit.page.locator("#records-box")).to_contain_text("not public", timeout=PATIENCE_MS)
+    expect(visit.page.locator("#records-box")).to_contain_text(said["reason"], timeout=PATIENCE_MS)
 
 
 def test_months_show_only_where_a_map_has_them(visit):

@@ -5,10 +5,11 @@ import { ask } from "./api.js";
 import { h } from "./dom.js";
 import { count } from "./words.js";
 
+const MOST = 5000; // points asked for
 const CELL = 56; // pixels within which points are one circle
 
 export class Records {
-  /** @type {number[][]} lon, lat */
+  /** @type {[number, number, number][]} lon, lat, number of records at the place */
   #points = [];
   #of = "";
 
@@ -46,10 +47,13 @@ export class Records {
     const of = `${this.subject.info.id} ${this.subject.info.version}`;
     if (of === this.#of) return;
     try {
-      const answer = await ask(this.subject.path("records"), this.subject.query, { slot: "records" });
+      const query = { ...this.subject.query, limit: MOST };
+      const answer = await ask(this.subject.path("records"), query, { slot: "records" });
       this.#of = of;
-      this.#points = answer.features.map((/** @type {any} */ each) => each.geometry.coordinates);
-      this.note.textContent = noteOf(answer, this.#points.length);
+      this.#points = answer.features.map((/** @type {any} */ each) => [
+        each.geometry.coordinates[0], each.geometry.coordinates[1], each.properties?.records ?? 1,
+      ]);
+      this.note.textContent = noteOf(answer);
       this.#draw();
     } catch (error) {
       this.#points = [];
@@ -64,12 +68,12 @@ export class Records {
     const bounds = this.map.getBounds().pad(0.1);
     /** @type {Map<string, {lat: number, lng: number, n: number}>} */
     const cells = new Map();
-    for (const [lng, lat] of this.#points) {
+    for (const [lng, lat, n] of this.#points) {
       if (!bounds.contains([lat, lng])) continue;
       const { x, y } = this.map.project([lat, lng], zoom);
       const key = `${Math.floor(x / CELL)} ${Math.floor(y / CELL)}`;
       const cell = cells.get(key) ?? { lat: 0, lng: 0, n: 0 };
-      cells.set(key, { lat: cell.lat + lat, lng: cell.lng + lng, n: cell.n + 1 });
+      cells.set(key, { lat: cell.lat + n * lat, lng: cell.lng + n * lng, n: cell.n + n });
     }
     for (const { lat, lng, n } of cells.values()) this.group.addLayer(this.#symbol([lat / n, lng / n], n));
   }
@@ -86,9 +90,10 @@ export class Records {
   }
 }
 
-/** @param {any} answer Of /records. @param {number} shown */
-function noteOf(answer, shown) {
-  if (!answer.public) return "The records of this species are not public here.";
+/** @param {any} answer Of /records. */
+function noteOf(answer) {
+  if (!answer.public) return answer.reason ?? "The records of this species are not public here.";
+  const some = answer.returned < answer.matched ? `, of which ${count(answer.returned)} are drawn` : "";
   const withheld = answer.withheld ? ` ${count(answer.withheld)} are withheld to protect the places.` : "";
-  return `${count(shown)} records.${withheld}`;
+  return `${count(answer.total - answer.withheld)} records${some}.${withheld}`;
 }
