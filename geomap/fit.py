@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import pandas as pd
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -30,7 +31,7 @@ from geomap.checks import Checks
 from geomap.checks import lonlat_of as lonlat_columns
 from geomap.cli import run
 from geomap.crossval import Progress, assign_folds, block_degrees, block_ids
-from geomap.errors import HeadsError, RecordsError
+from geomap.errors import HeadsError, OutputError, RecordsError
 from geomap.field import EmbeddingField, open_field
 from geomap.fitting import MIN_TEST_PRESENCES, Group, fit_species
 from geomap.gather import Gathered, combined, record_sites, survey_sites, with_background, without_rare
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     from train.species import FitConfig
 
 app = typer.Typer(add_completion=False)
+RECORDS_FILE = "records.parquet"  # beside the heads
+SHOWN_COLUMNS = (
+    "scientificName", "vernacularName", "decimalLongitude", "decimalLatitude", "eventDate",
+    "coordinateUncertaintyInMeters", "license",
+)  # fmt: skip
 SURVEY_SCORES = (
     "visits of the held-out blocks: detections are positives, the other visits of a location negatives"
 )
@@ -72,6 +78,7 @@ class FitRequest:
     licence: str = ""  # of the records, kept in the heads
     overwrite: bool = False
     period: tuple[str, str] | None = None  # first and last day of the records; None: as their eventDate says
+    keep_records: bool = False  # write what the tile server may show of the records beside the heads
 
 
 @app.command()
@@ -102,11 +109,14 @@ def fit(
     credit: Annotated[str, typer.Option(help="Credit of the records, kept in the heads.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the records, kept in the heads.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing heads.")] = False,
+    keep_records: Annotated[
+        bool, typer.Option("--keep-records", help="Keep the records beside the heads, for the tile server.")
+    ] = False,
 ) -> None:
     """Fit species heads on records or surveys, with cross-validated scores beside those of a null model."""
     request = FitRequest(
         out, records, surveys, field, grid, imagery, encoders, folds, block_degrees, min_records,
-        max_uncertainty, background, seed, credit, licence, overwrite,
+        max_uncertainty, background, seed, credit, licence, overwrite, keep_records=keep_records,
     )  # fmt: skip
     started, console = time.perf_counter(), Console()
     heads = fit_heads(
@@ -150,6 +160,8 @@ def fit_heads(
     heads = fit_species(gathered.sites, group, fold, config, source.field, progress)
     progress("saving")
     save_heads(heads, request.out, request.overwrite)
+    if request.keep_records:
+        keep_records(tables, heads, request.out)
     return heads
 
 
@@ -278,6 +290,31 @@ def period_of(tables: Sequence[Records]) -> list[str] | None:
     days = [table.table["eventDate"].dropna() for table in tables if "eventDate" in table.table]
     known = sorted(day[:10] for column in days for day in column if re.match(r"\d{4}-\d\d-\d\d", day))
     return [known[0], known[-1]] if known else None
+
+
+def keep_records(tables: Sequence[Records], heads: SpeciesHeads, folder: Path) -> None:
+    """Write places, dates and licences of the records of the fitted species to FOLDER/records.parquet.
+
+    Rows whose coordinates were blurred on purpose were dropped on reading, so none of them gets there.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    kept = []
+    for table in tables:
+        rows = table.table
+        met = rows[rows["detections"] > 0] if "detections" in rows else rows
+        kept.append(met[[column for column in SHOWN_COLUMNS if column in met]])
+    joined = pd.concat(kept, ignore_index=True)
+    joined = joined[joined["scientificName"].isin(heads.species["scientificName"])]
+    target, scratch = folder / RECORDS_FILE, folder / f".{RECORDS_FILE}"
+    try:
+        joined.to_parquet(scratch, index=False)
+        scratch.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}", error.strerror or str(error), "Free some space"
+        ) from error
 
 
 def summary(heads: SpeciesHeads) -> Table:

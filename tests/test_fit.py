@@ -13,7 +13,7 @@ import pytest
 from geomap import fit as fit_module
 from geomap.crossval import assign_folds, block_ids
 from geomap.errors import FieldError, HeadsError, OutputError, RecordsError
-from geomap.fit import FitRequest, fit_heads, main
+from geomap.fit import RECORDS_FILE, FitRequest, fit_heads, main
 from geomap.gather import OUTSIDE
 from geomap.heads import THRESHOLDS, load_heads
 from geomap.testing import shared_data, write_raster
@@ -240,6 +240,31 @@ IMAGE = {"crs": "EPSG:4326", "bounds": (-121.0, 35.0, -118.0, 38.0), "shape": (3
 
 
 @pytest.mark.slow
+def test_records_are_kept_beside_the_heads_if_asked_for(records, surveys, field, tmp_path):
+    table = pd.read_csv(records)
+    blurred = pd.DataFrame([[-119.98765, 37.12345, NORTH]], columns=table.columns)
+    table = pd.concat([table.assign(license="CC0-1.0"), blurred.assign(obscured="true")])
+    table.to_csv(tmp_path / "some.csv", index=False)
+    out = tmp_path / "kept"
+    request = FitRequest(
+        out, tmp_path / "some.csv", surveys, field=field.path, folds=2, overwrite=True, keep_records=True
+    )
+    heads = fit_heads(request, QUICK)
+    kept = pd.read_parquet(out / RECORDS_FILE)
+    assert not np.isclose(kept["decimalLongitude"], -119.98765).any()  # blurred on purpose
+    assert set(kept["scientificName"]) == set(heads.species["scientificName"])
+    assert "visits" not in kept and "locationID" not in kept
+    met = pd.read_csv(surveys).query("detections > 0")
+    met = met[met["scientificName"].isin(kept["scientificName"])]
+    assert len(kept) > len(met) > 0
+    assert set(zip(met["decimalLongitude"].round(9), met["scientificName"], strict=True)) <= set(
+        zip(kept["decimalLongitude"].round(9), kept["scientificName"], strict=True)
+    )
+    assert load_heads(out).hash == heads.hash
+    fit_heads(replace(request, keep_records=False), QUICK)
+    assert not (out / RECORDS_FILE).exists()  # not those of other heads
+
+
 def test_imagery_without_a_field(tmp_path):
     from train.encoders.pair import random_encoders, save_encoders
 
