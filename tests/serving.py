@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def made_bundle(factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def opened(bundle: Path, cache: Path, **settings: Any) -> Iterator[TestClient]:
+def opened(bundle: Path, cache: Path, /, **settings: Any) -> Iterator[TestClient]:
     """A client of an app that serves a bundle, in this process; answers of faults come back as 500."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEOMAP_BUNDLE", str(bundle))
@@ -50,7 +51,7 @@ def opened(bundle: Path, cache: Path, **settings: Any) -> Iterator[TestClient]:
 
 @contextmanager
 def listened(client: TestClient) -> Iterator[str]:
-    """The app of a client on a port of this machine, for what wants to speak to a real server; its address."""
+    """The app of a client on a port of this machine, for what speaks to a real server; its address."""
     listener = listening("127.0.0.1", 0)[0]
     config = uvicorn.Config(client.app, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
@@ -85,6 +86,13 @@ def started(
                     server.wait(60)
                 except subprocess.TimeoutExpired:
                     server.kill()
+
+
+def fetched(address: str) -> str:
+    """The text at an address, over a line of its own."""
+    with urlopen(address, timeout=60) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def entries(content: bytes) -> np.ndarray:

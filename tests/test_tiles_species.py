@@ -1,4 +1,4 @@
-"""Species over HTTP: the list and its search, and what there is to know of a map, against the maps themselves."""
+"""Species over HTTP: the list, its search, and all about a map, against the maps themselves."""
 
 from __future__ import annotations
 

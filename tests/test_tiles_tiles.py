@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_colours_of_a_comparison_differ_in_lightness():
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     shades = sorted(luminance(color) for color in routes_compare.COLORS[:4])
-    assert all(light > 1.5 * dark + 0.01 for dark, light in zip(shades, shades[1:], strict=False))
+    assert all(light > 1.5 * dark + 0.01 for dark, light in pairwise(shades))
 
 
 def test_the_memory_of_finished_tiles_is_bounded(client):

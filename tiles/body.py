@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WHAT = "cannot read the polygon"
 FORM = "Send a GeoJSON Polygon, MultiPolygon, or Feature of one, in degrees."
+AUTHALIC_KM = 6371.0072  # radius of the sphere with the area of the ellipsoid
 DEPTH = 8  # a Feature of a MultiPolygon nests 7 deep
 BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
@@ -157,11 +158,15 @@ def _full(value: Any) -> list[Any]:
 
 
 def _area_km2(shape: BaseGeometry) -> float:
-    """True area of a polygon in degrees."""
-    from pyproj import Geod
+    """Area of a polygon in degrees on a sphere of the earth's area; edges are straight in degrees."""
+    import numpy as np
+    from shapely import segmentize, transform
 
-    area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shape)
-    return abs(float(area)) / 1e6
+    def equal_area(lonlat: Any) -> Any:
+        lon, lat = np.radians(lonlat).T
+        return np.stack([lon, np.sin(lat)], axis=1) * AUTHALIC_KM
+
+    return float(transform(segmentize(shape, 1.0), equal_area).area)
 
 
 def _too_long(most: int) -> NoReturn:

@@ -98,6 +98,9 @@ def _handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
             return problem(
                 status, error.what, error.found, error.change, **{"Retry-After": str(RETRY_AFTER_S)}
             )
+        if isinstance(error, TooLargeError):
+            # The rest of the body is not waited for.
+            return problem(status, error.what, error.found, error.change, Connection="close")
         if status < 500 and isinstance(error, ThreePartError):
             return problem(status, error.what, error.found, error.change)
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)

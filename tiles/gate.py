@@ -34,7 +34,7 @@ class Gate:
         self.queue = queue
         self.inside = 0
         self.sharing = 0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
+        self._pool: ThreadPoolExecutor | None = None
         self._running: dict[Any, asyncio.Future[Any]] = {}
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -50,6 +50,8 @@ class Gate:
         self.inside += 1
         try:
             loop = asyncio.get_running_loop()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tiles")
             # The context carries the request's id into what the thread logs.
             inner = partial(copy_context().run, work, *args, **kwargs)
             return await loop.run_in_executor(self._pool, inner)
@@ -80,5 +82,7 @@ class Gate:
         return result
 
     def close(self) -> None:
-        """Let no more work in; what runs is finished."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads, what runs first; whoever comes later starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None

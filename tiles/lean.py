@@ -25,7 +25,7 @@ from tiles.served import Finished, Served
 WHAT = "cannot draw the tile"
 FORMS = {"grid": NAME, "group": NAME, "layer": NAME, "colormap": "|".join(RAMPS), "v": VERSION}
 RENDERING = "1"  # part of every ETag: to be raised when the same map is drawn otherwise
-INTEGER = r"-?\d{1,9}"
+INTEGER = r"-?[0-9]{1,9}"
 
 
 class Plan(NamedTuple):

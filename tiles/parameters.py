@@ -41,7 +41,7 @@ Version = Annotated[
 Colormap = Annotated[
     str, Query(pattern=f"^({'|'.join(RAMPS)})$", description="Colour map", examples=[DEFAULT])
 ]
-Number = r"-?\d{1,3}(?:\.\d{1,20})?"
+Number = r"-?[0-9]{1,3}(?:\.[0-9]{1,20})?"
 Lon = Annotated[str, Path(pattern=f"^{Number}$", description="Degrees east, -180..180", examples=["-119.5"])]
 Lat = Annotated[str, Path(pattern=f"^{Number}$", description="Degrees north, -90..90", examples=["37.2"])]
 

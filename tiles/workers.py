@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -24,7 +25,8 @@ from typing import NoReturn
 from tiles.settings import Settings
 
 FAILED = 2  # exit status of a worker that refuses its settings
-QUICK_S = 10.0  # a worker that dies sooner after its start is not started anew at once
+HOPELESS = (FAILED, 3)  # 3: uvicorn could not start the app
+DEATHS, WITHIN_S = 5, 60.0  # more deaths than this in so many seconds end the server
 logger = logging.getLogger("tiles")
 
 
@@ -108,7 +110,8 @@ class _Supervisor:
         self.settings = settings
         self.sockets = sockets
         self.spawn = multiprocessing.get_context("spawn")
-        self.workers: dict[int, tuple[SpawnProcess, float]] = {}
+        self.workers: dict[int, SpawnProcess] = {}
+        self.deaths: deque[float] = deque(maxlen=DEATHS + 1)
         self.stopping = False
 
     def run(self) -> int:
@@ -123,24 +126,27 @@ class _Supervisor:
             self._start(k)
         status = 0
         while not self.stopping and status == 0:
-            wait([process.sentinel for process, _ in self.workers.values()], timeout=0.5)
-            for k, (process, since) in list(self.workers.items()):
+            wait([process.sentinel for process in self.workers.values()], timeout=0.5)
+            for k, process in list(self.workers.items()):
                 if process.exitcode is not None and not self.stopping:
-                    status = status or self._replace(k, process, since)
+                    status = status or self._replace(k, process)
         self._finish()
         return status
 
     def _start(self, k: int) -> None:
         process = self.spawn.Process(target=_work, args=(self.settings, self.sockets[k]), name=f"worker {k}")
         process.start()
-        self.workers[k] = process, time.monotonic()
+        self.workers[k] = process
 
-    def _replace(self, k: int, process: SpawnProcess, since: float) -> int:
+    def _replace(self, k: int, process: SpawnProcess) -> int:
         """Start a worker anew; returns an exit status where that is hopeless."""
         status = process.exitcode or 0
-        if time.monotonic() - since < QUICK_S:
-            logger.error("worker %d ended with status %d at its start", k, status)
-            return status if status > 0 else 1
+        self.deaths.append(time.monotonic())
+        if status in HOPELESS:
+            return status
+        if len(self.deaths) > DEATHS and self.deaths[-1] - self.deaths[0] < WITHIN_S:
+            logger.error("worker %d ended with status %d, after too many others", k, status)
+            return 1
         logger.error("worker %d ended with status %d and is started anew", k, status)
         from prometheus_client import multiprocess
 
@@ -153,7 +159,7 @@ class _Supervisor:
 
     def _finish(self) -> None:
         """Tell every worker to stop and wait until it has."""
-        processes = [process for process, _ in self.workers.values()]
+        processes = list(self.workers.values())
         for process in processes:
             process.terminate()
         end = time.monotonic() + self.settings.drain_s + 5
