@@ -84,8 +84,14 @@ export class Records {
     const size = 22 + 4 * Math.log2(n);
     const text = `${count(n)} records`;
     const icon = L.divIcon({ className: "cluster", iconSize: [size, size], html: h("span", {}, count(n)) });
-    const marker = L.marker(at, { icon, title: text, alt: text });
-    marker.on("click", () => this.map.setView(at, this.map.getZoom() + 2));
+    const marker = L.marker(at, { icon, title: text });
+    marker.on("add", () => marker.getElement()?.setAttribute("aria-label", text));
+    const closer = () => {
+      this.map.getContainer().focus(); // the circle is about to go
+      this.map.setView(at, this.map.getZoom() + 2);
+    };
+    marker.on("click", closer);
+    marker.on("keydown", (/** @type {any} */ event) => event.originalEvent.key === "Enter" && closer());
     return marker;
   }
 }
