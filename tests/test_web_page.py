@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from fastapi import FastAPI
+from shapely import Point, unary_union
 from shapely.geometry import shape
 from starlette.testclient import TestClient
 from webpage import WEB, need_the_page
@@ -104,17 +105,12 @@ def test_without_a_build_the_page_says_how_to_make_it(tmp_path, caplog):
 
 
 def test_outlines_are_valid_polygons_small_enough_to_be_added_up(site):
-    us, world = (
-        json.loads(next(path for name, path in site.files.items() if name.startswith(start)).read_text())
-        for start in ("us-", "world-")
-    )
+    us = outlines(site, "us-")
     counties = features(us, "counties")
     names = {(each["properties"]["state"], each["properties"]["name"]) for each in counties}
     assert sum(state == "California" for state, _ in names) == 58
     assert {state for state, _ in names} == {"California", "Oregon", "Nevada", "Arizona"}
     assert len(features(us, "states")) >= 50
-    countries = features(world, "countries")
-    assert len(countries) > 190
     for each in [*counties, *features(us, "states")]:
         polygon = shape(each["geometry"])
         assert polygon.is_valid, each["properties"]
@@ -124,6 +120,27 @@ def test_outlines_are_valid_polygons_small_enough_to_be_added_up(site):
         )
     fresno = next(each for each in counties if each["properties"]["name"] == "Fresno")
     assert shape(fresno["geometry"]).area == pytest.approx(1.57, rel=0.03)  # square degrees
+
+
+def outlines(site, start):
+    return json.loads(next(path for name, path in site.files.items() if name.startswith(start)).read_text())
+
+
+def test_land_is_cut_at_the_antimeridian_and_closed_around_the_pole(site):
+    land = outlines(site, "world-")
+    parts = shape(features(land, "land")[0]["geometry"]).geoms
+    for part in parts:
+        west, _, east, _ = part.bounds
+        assert east - west < 180 or part.bounds[1] <= -89.9 or (east - west < 210 and part.bounds[3] > 60)
+    whole = unary_union([part.buffer(0) for part in parts])
+    for name, lon, lat in (("Chukotka", -175.0, 67.0), ("Kamchatka", 160.0, 56.0), ("pole", 0.0, -89.0)):
+        assert whole.contains(Point(lon, lat)), name
+    for name, lon, lat in (
+        ("Atlantic", -30.0, 66.6),
+        ("Pacific", -150.0, 30.0),
+        ("Indian Ocean", 80.0, -17.0),
+    ):
+        assert not whole.contains(Point(lon, lat)), name
 
 
 def features(topology, name):
@@ -153,8 +170,8 @@ def features(topology, name):
         }
 
     return [
-        {"id": each.get("id"), "properties": each["properties"], "geometry": geometry(each)}
-        for each in topology["objects"][name]["geometries"]
+        {"id": each.get("id"), "properties": each.get("properties", {}), "geometry": geometry(each)}
+        for each in topology["objects"][name].get("geometries", [topology["objects"][name]])
         if each["type"] in ("Polygon", "MultiPolygon")
     ]
 

@@ -7,6 +7,7 @@ import clipping from "polygon-clipping";
 import { feature, mesh, quantize } from "topojson-client";
 import { topology } from "topojson-server";
 import { filter, filterWeight, presimplify, simplify } from "topojson-simplify";
+import { cutLand, withoutJumps } from "./build-seam.js";
 
 const require = createRequire(import.meta.url);
 // Counties of California and of the states beside it, by the number of the state.
@@ -24,7 +25,8 @@ export function writeOutlines(folder) {
 
 function worldOutlines() {
   const atlas = read("world-atlas/countries-50m.json");
-  return small({ countries: feature(atlas, atlas.objects.countries), land: feature(atlas, atlas.objects.land) }, WORLD_WEIGHT);
+  const borders = withoutJumps(mesh(atlas, atlas.objects.countries, (a, b) => a !== b));
+  return small({ land: cutLand(feature(atlas, atlas.objects.land)), borders }, WORLD_WEIGHT);
 }
 
 function usOutlines() {
@@ -56,8 +58,16 @@ function uncrossed(geometry) {
 
 /** A topology without the bends and islets that no screen shows. */
 function small(objects, weight) {
-  const weighted = presimplify(topology(objects));
-  return quantize(filter(simplify(weighted, weight), filterWeight(weighted, weight)), GRID);
+  const weighted = presimplify(topology(objects, GRID));
+  const simple = quantize(filter(simplify(weighted, weight), filterWeight(weighted, weight)), GRID);
+  for (const each of Object.values(simple.objects)) if (each.type === "MultiPolygon") each.arcs = whole(each, simple);
+  return simple;
+}
+
+/** The polygons of a geometry whose outer ring is more than a point or a line. */
+function whole(geometry, simple) {
+  const { coordinates } = feature(simple, geometry).geometry;
+  return geometry.arcs.filter((_, at) => new Set(coordinates[at][0].map(String)).size > 2);
 }
 
 /** @param {string} name */

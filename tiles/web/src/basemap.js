@@ -5,6 +5,7 @@ import { unitedStates, world } from "./outlines.js";
 
 const STATES_FROM = 4; // zoom
 const COUNTIES_FROM = 7;
+const THIN_BELOW = 3;
 const CREDIT = "Outlines: Natural Earth, US Census Bureau";
 
 /** Online tiles that the server was set up with, or null. @returns {{template: string, credit: string} | null} */
@@ -94,6 +95,7 @@ export class Basemap {
     if (this.#online) this.#toggle(this.#online, online);
     this.#toggle(this.#drawn.land, !online);
     this.#toggle(this.#drawn.states, !online);
+    this.#drawn.countries?.setStyle({ weight: zoom < THIN_BELOW ? 0.6 : 1.2 });
     this.#toggle(this.#drawn.countries, true);
     this.#toggle(this.#drawn.borders, zoom >= STATES_FROM);
     this.#toggle(this.#drawn.counties, zoom >= COUNTIES_FROM);

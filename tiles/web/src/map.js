@@ -5,6 +5,7 @@ import { ApiError } from "./api.js";
 import { ValueLayer, deepestZoom } from "./valuelayer.js";
 
 const WORLD = L.latLngBounds([-85.06, -180], [85.06, 180]);
+const SPARE = 0.08; // share of a grid that may lie beyond each edge, if it is then seen at twice the size
 const FIRST_VIEW = /** @type {const} */ ([37.2, -119.5]); // until the first species says where it lies
 
 /**
@@ -53,7 +54,7 @@ export function keepView(map, store, subject) {
     const fits = grid !== "" || !settled;
     grid = info.grid;
     settled = true;
-    if (fits) map.fitBounds(inhabited(info.bbox), { animate: false });
+    if (fits) map.fitBounds(inhabited(info.bbox).pad(-SPARE), { animate: false });
   });
 }
 

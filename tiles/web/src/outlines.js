@@ -1,6 +1,6 @@
 /** Outlines that come with the page: land, countries, states and counties, each file fetched once. */
 
-import { feature, mesh } from "topojson-client";
+import { feature } from "topojson-client";
 import usFile from "../made/us.topojson";
 import worldFile from "../made/world.topojson";
 import { answer } from "./api.js";
@@ -21,8 +21,8 @@ function load(file) {
 /** Land as polygons and borders of countries as lines: [GeoJSON, GeoJSON]. */
 export async function world() {
   const topology = await load(worldFile);
-  const { countries, land } = topology.objects;
-  return [feature(topology, land), mesh(topology, countries, (a, b) => a !== b)];
+  const { land, borders } = topology.objects;
+  return [feature(topology, land), feature(topology, borders)];
 }
 
 /** US states as polygons, their borders and those of counties as lines. */
