@@ -26,9 +26,10 @@ from geomap.grid import Window, named_grid
 from geomap.heads import load_heads, save_heads
 from geomap.testing_bundle import GROUPS, make_bundle, small_california
 from tiles import paint
-from tiles.blocks import PAGE, RECORD, BlockStore
+from tiles.blockfile import PAGE, RECORD, lift
+from tiles.blocks import BlockStore, FieldSource
 from tiles.library import Library, cache_folder
-from tiles.live import FieldSource, LiveMap
+from tiles.live import LiveMap
 from tiles.lru import Lru
 from tiles.maps import values
 from tiles.pyramid import level_shape
@@ -89,6 +90,7 @@ def test_live_maps_are_the_rendered_ones(library, rendered):
 def test_only_the_blocks_that_a_tile_needs_are_computed(bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
     monkeypatch.setattr("tiles.blocks.SIDE", 8)
+    monkeypatch.setattr("tiles.blockfile.SIDE", 8)
     monkeypatch.setattr("tiles.live.SIDE", 8)
     library = Library.open(cache_dir=tmp_path)
     live = library.find(POPPY, "california")
@@ -130,7 +132,7 @@ def test_damaged_blocks_and_foreign_files_are_made_anew(bundle, tmp_path, monkey
     path.write_bytes(
         bytes(data[:9000]) if damage == "short" else b"x" if damage == "foreign" else bytes(data)
     )
-    with caplog.at_level(logging.WARNING, logger="tiles.blocks"):
+    with caplog.at_level(logging.WARNING, logger="tiles"):
         again = whole(Library.open(cache_dir=tmp_path).find(POPPY, "california"))
     assert (again == first).all()
     assert damage == "record" or caplog.records
@@ -141,7 +143,7 @@ def test_damaged_blocks_and_foreign_files_are_made_anew(bundle, tmp_path, monkey
 def test_a_folder_that_cannot_be_written_costs_a_warning(bundle, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
     (tmp_path / "file").write_bytes(b"")
-    with caplog.at_level(logging.WARNING, logger="tiles.blocks"):
+    with caplog.at_level(logging.WARNING, logger="tiles"):
         blocked = whole(Library.open(cache_dir=tmp_path / "file" / "cache").find(POPPY, "california"))
     assert "stay in memory" in caplog.text
     assert (blocked == whole(Library.open(cache_dir=tmp_path / "c").find(POPPY, "california"))).all()
@@ -151,8 +153,8 @@ def test_a_full_disk_costs_a_warning(library, monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiles.blocks._put", full)
-    with caplog.at_level(logging.WARNING, logger="tiles.blocks"):
+    monkeypatch.setattr("tiles.blockfile._put", full)
+    with caplog.at_level(logging.WARNING, logger="tiles"):
         first = whole(library.find(POPPY, "california"))
     monkeypatch.undo()
     assert "stay in memory" in caplog.text
@@ -169,7 +171,9 @@ def test_float16_of_the_adapter_is_read_without_conversion(bundle):
     kept = np.zeros_like(z)
     kept[:, block.columns] = block.z.view(np.float16)
     np.testing.assert_allclose(kept, z, rtol=6e-4, atol=7e-5)
-    np.testing.assert_allclose(block.logits(heads.weights[1]), kept @ heads.weights[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        block.logits(lift(heads.weights[1])), kept @ heads.weights[1], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_adapters_that_are_not_finite_are_refused(bundle):

@@ -59,9 +59,7 @@ class Index:
         if asked in self.chosen:
             return self.chosen[asked]
         record = self._choose(*asked)
-        if (
-            species in self.keys
-        ):  # other spellings are looked up each time: there is no end of them
+        if species in self.keys:  # other spellings are looked up each time: there is no end of them
             self.chosen[asked] = record
         return record
 

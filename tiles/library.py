@@ -24,14 +24,16 @@ from geomap.errors import FieldError, GeomapError, GridError, MapError, NameNotF
 from geomap.footprint import footprint
 from geomap.grid import Window
 from tiles.abouts import grid_about, group_about, live_about
-from tiles.blocks import Block
+from tiles.blockfile import Block
+from tiles.blocks import one_thread
 from tiles.index import Index, Record, fineness, standing
-from tiles.live import Filled, LiveGroup, LiveMap, Warmer, one_thread
+from tiles.live import Filled, LiveGroup, LiveMap
 from tiles.lru import Lru
 from tiles.maps import About, GridAbout, GroupAbout, SpeciesMap, Steps
 from tiles.paint import point
 from tiles.shelf import Listed, Shelf
 from tiles.stored import StoredMap, read_layout
+from tiles.warming import Warmer
 from tiles.warp import Cells, rowcol
 
 logger = logging.getLogger(__name__)
@@ -46,10 +48,10 @@ class Library:
     ) -> None:
         """Join heads, fields and folders of maps."""
         size = max(cache_mb, 8) << 20
-        # Half for maps of species, the rest for their overviews (a third of a map), files, and blocks.
-        self._filled: Lru[Filled] = Lru(size // 2, lambda filled: filled.array.nbytes)
-        self._levels: Lru[tuple[Steps, ...]] = Lru(size // 4, _bytes)
-        self._files: Lru[tuple[Steps, ...]] = Lru(size // 2, _bytes)
+        # Overviews are a third of a map. Blocks are in memory only where the cache folder cannot be used.
+        self._filled: Lru[Filled] = Lru(size * 45 // 100, lambda filled: filled.array.nbytes)
+        self._levels: Lru[tuple[Steps, ...]] = Lru(size * 15 // 100, _bytes)
+        self._files: Lru[tuple[Steps, ...]] = Lru(size * 40 // 100, _bytes)
         self._blocks: Lru[Block] = Lru(size, lambda block: block.bytes)
         self._catalog, self._shelves, self._folder = catalog, tuple(shelves), folder
         self._lock = threading.Lock()
@@ -73,7 +75,8 @@ class Library:
             maps: Folders that `geomap.render` wrote into, or addresses of such (see tiles.remote).
             heads: Folders of heads, or groups of the bundle, besides the bundle's.
             bundle: Show all groups of the bundle.
-            cache_mb: Memory for maps; see the settings.
+            cache_mb: Memory for maps; where the cache folder cannot be used, as much again for the adapter's
+                output. Warps of tiles and areas of cells take 64 MB each besides.
             cache_dir: Folder for the adapter's output; the user's cache folder if None.
 
         Raises:
@@ -201,8 +204,8 @@ class Library:
         Raises:
             MapError: A collection cannot be read.
         """
-        stored = tuple(listed for shelf in self._shelves for listed in shelf.maps())
         with self._lock:
+            stored = tuple(listed for shelf in self._shelves for listed in shelf.maps())
             same = len(stored) == len(self._stored) and all(
                 a is b for a, b in zip(stored, self._stored, strict=True)
             )
@@ -225,6 +228,7 @@ class Library:
         Returns:
             The thread; `stop()` ends it.
         """
+        self._now()
         wanted = [
             live for live in self._live
             if group in (None, live.heads.name) and grid in (None, live.field.grid.name)

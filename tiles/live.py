@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,61 +23,22 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from geomap.adapter import sigmoid
 from geomap.cog import GAP, to_steps
-from geomap.errors import GeomapError, GridError
 from geomap.field import EmbeddingField
 from geomap.footprint import footprint
 from geomap.grid import Window
 from geomap.heads import SpeciesHeads
-from tiles.blocks import SIDE, Block, BlockStore, Features
+from tiles.blockfile import SIDE, Block, lift
+from tiles.blocks import BlockStore, FieldSource, one_thread
 from tiles.lru import Lru
 from tiles.maps import About, BBox, Steps
-from tiles.pyramid import deepest, level_shape, overviews
+from tiles.pyramid import overviews
+from tiles.windows import check_window, cut, moved, place
 
 logger = logging.getLogger(__name__)
 LARGEST = 16_000_000  # cells of a grid whose maps are held whole
-
-
-class FieldSource:
-    """An embedding field, every cell or one in the middle of every 2**level x 2**level."""
-
-    def __init__(self, field: EmbeddingField, level: int = 0) -> None:
-        """Read from a field at a level."""
-        self.field, self.level = field, level
-        self.shape = level_shape(field.grid.shape, level)
-        self.unit = max(SIDE, field.grid.unit >> level)
-
-    def read(self, window: Window) -> Features:
-        """Embeddings (h, w, D) float32 and valid (h, w) bool of a window of cells of the level."""
-        if self.level == 0:
-            return self.field.read(window)
-        rows = self._cells(0)[window.row : window.row + window.height]
-        cols = self._cells(1)[window.col : window.col + window.width]
-        features = np.zeros((len(rows), len(cols), self.field.dim), np.float32)
-        valid = np.zeros((len(rows), len(cols)), np.bool_)
-        unit = self.field.grid.unit
-        for i in np.unique(rows // unit).tolist():
-            for j in np.unique(cols // unit).tolist():
-                if (block := self._stored.get((i, j))) is None:
-                    continue
-                here, there = np.flatnonzero(rows // unit == i), np.flatnonzero(cols // unit == j)
-                values, flags = self.field.read(block)
-                inside = np.ix_(rows[here] - block.row, cols[there] - block.col)
-                features[np.ix_(here, there)], valid[np.ix_(here, there)] = values[inside], flags[inside]
-        return features, valid
-
-    def _cells(self, axis: int) -> NDArray[np.intp]:
-        """Row or column of the grid that each one of the level is."""
-        count, whole = self.shape[axis], self.field.grid.shape[axis]
-        return ((np.arange(count) + 0.5) * whole / count).astype(np.intp)
-
-    @cached_property
-    def _stored(self) -> dict[tuple[int, int], Window]:
-        unit = self.field.grid.unit
-        return {(w.row // unit, w.col // unit): w for w in self.field.blocks(stored=True)}
 
 
 class LiveGroup:
@@ -118,9 +79,9 @@ class LiveGroup:
 
     @property
     def whole(self) -> bool:
-        """Whether maps of the grid are held whole."""
+        """Whether maps of the grid are held whole: four of them at least fit into the memory for them."""
         height, width = self.field.grid.shape
-        return height * width <= LARGEST
+        return height * width <= min(LARGEST, self.steps.limit // 8)
 
     def store(self, level: int = 0) -> BlockStore:
         """The adapter's output on the cells of a level."""
@@ -136,7 +97,7 @@ class LiveGroup:
         one_thread()
         blocks = self.store(level).blocks(numbers)
         found = [blocks[number] for number in numbers]
-        weights = self.heads.weights[row]
+        weights = lift(self.heads.weights[row])
         logits = np.concatenate([np.zeros(0, np.float32), *(block.logits(weights) for block in found)])
         scale, shift = self.heads.calibration[row]
         values = sigmoid((logits + self.heads.bias[row]) * scale + shift)
@@ -249,86 +210,5 @@ class LiveMap:
         array = np.full((-(-height // SIDE) * SIDE, -(-width // SIDE) * SIDE), GAP, np.uint16)
         for number, (block, steps) in zip(numbers, self.group.score(self.row, numbers, level), strict=True):
             there = store.window(number)
-            place(array, replace_origin(there, top, left), block, steps)
-        return cut(array, replace_origin(window, top, left))
-
-
-class Warmer(threading.Thread):
-    """Computes the adapter's output on all cells of groups in the background."""
-
-    def __init__(self, groups: Sequence[LiveGroup], report: Callable[[int, int], None] | None = None) -> None:
-        """Prepare; `start` begins.
-
-        Args:
-            groups: Which ones, in this order. Overviews of grids that are not held whole are left out.
-            report: Told (parts done, parts in all) after every part.
-        """
-        super().__init__(name="geomap-warm", daemon=True)
-        self._parts = [(group, part) for group in groups for part in group.store().parts()]
-        self._report, self._stopped = report, threading.Event()
-        self.done, self.total = 0, len(self._parts)
-
-    def run(self) -> None:
-        """Compute; a damaged field ends it, and the tiles that need it say so themselves."""
-        one_thread()
-        for group, part in self._parts:
-            if self._stopped.is_set():
-                return
-            try:
-                group.store().blocks(part)
-            except GeomapError as error:
-                logger.warning("%s cannot be computed ahead: %s", group.heads.name, error)
-                return
-            self.done += 1
-            if self._report is not None:
-                self._report(self.done, self.total)
-
-    def stop(self) -> None:
-        """End after the part at hand, and wait for that."""
-        self._stopped.set()
-        if self.is_alive():
-            self.join()
-
-
-_limited = threading.Event()
-
-
-def one_thread() -> None:
-    """Let linear algebra use one thread in this process from now on: requests share the cores already."""
-    if not _limited.is_set():
-        ThreadpoolController().limit(limits=1)
-        _limited.set()
-
-
-def place(array: Steps, window: Window, block: Block, steps: Steps) -> None:
-    """Write the steps of a block's valid cells into an array."""
-    row, col, height, width = window
-    array[row : row + height, col : col + width][block.valid.reshape(height, width)] = steps
-
-
-def cut(array: Steps, window: Window) -> Steps:
-    """The window of an array, read-only."""
-    view = array[window.row : window.row + window.height, window.col : window.col + window.width]
-    view.flags.writeable = False
-    return view
-
-
-def replace_origin(window: Window, top: int, left: int) -> Window:
-    """A window counted from another corner."""
-    return window._replace(row=window.row - top, col=window.col - left)
-
-
-def check_window(shape: tuple[int, int], window: Window, level: int, band: int, bands: int) -> None:
-    """Refuse cells that a map does not have.
-
-    Raises:
-        GridError: The window leaves the overview, or there is no such level or band.
-    """
-    what = "cannot read the map"
-    if not (0 <= level <= deepest(shape) and 0 <= band < bands):
-        change = f"give a level up to {deepest(shape)} and a band below {bands}"
-        raise GridError(what, f"level {level}, band {band}", change)
-    height, width = level_shape(shape, level)
-    row, col, rows, cols = window
-    if min(window) < 0 or row + rows > height or col + cols > width:
-        raise GridError(what, str(window), f"stay inside the {height} x {width} cells of level {level}")
+            place(array, moved(there, top, left), block, steps)
+        return cut(array, moved(window, top, left))

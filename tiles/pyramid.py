@@ -67,7 +67,7 @@ def halved(values: Floats, weight: Floats) -> tuple[Floats, Floats]:
     Returns:
         The same of half as many rows and columns.
     """
-    total, share = (_along_columns(_along_rows(each)) for each in (values * weight, weight))
+    total, share = (_along_columns(_along_rows(each)) for each in (values, weight))
     there = share > 0
     mean = np.divide(total, share, out=np.zeros_like(total), where=there)
     return mean, there.astype(np.float32)
@@ -80,9 +80,12 @@ def _along_rows(cells: Floats) -> Floats:
     if count == 1:
         return cells
     first, weights = _parts(count)
-    summed = weights[:, 0, None] * cells[first]
-    for k in (1, 2, 3):
-        summed += weights[:, k, None] * cells[np.minimum(first + k, count - 1)]
+    summed = cells[first]
+    summed *= weights[:, 0, None]
+    for k in _taps(count):
+        part = cells[np.minimum(first + k, count - 1)]
+        part *= weights[:, k, None]
+        summed += part
     return summed
 
 
@@ -93,10 +96,18 @@ def _along_columns(cells: Floats) -> Floats:
     if count == 1:
         return cells
     first, weights = _parts(count)
-    summed = weights[:, 0] * cells[:, first]
-    for k in (1, 2, 3):
-        summed += weights[:, k] * cells[:, np.minimum(first + k, count - 1)]
+    summed = np.take(cells, first, axis=1)
+    summed *= weights[:, 0]
+    for k in _taps(count):
+        part = np.take(cells, np.minimum(first + k, count - 1), axis=1)
+        part *= weights[:, k]
+        summed += part
     return summed
+
+
+def _taps(count: int) -> list[int]:
+    """Which of the second to fourth cell below an overview cell count for any of them."""
+    return [k for k in (1, 2, 3) if _parts(count)[1][:, k].any()]
 
 
 @lru_cache(maxsize=64)

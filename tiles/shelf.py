@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 # A slug becomes a file name: a link of any other form, which could lead out of the folder, is not followed.
 ITEM_LINK = re.compile(rf"(?:\./)?({SLUG.pattern})\.json")
-CHANGE = "render it again with --overwrite"
+SETTLED_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Shelf:
         """
         self.root = root
         self._seen: dict[str, tuple[object, tuple[Listed, ...]]] = {}
-        self._known: dict[tuple[str, str], Listed | None] = {}
+        self._known: dict[str, dict[tuple[str, str], Listed | None]] = {}
 
     def maps(self) -> tuple[Listed, ...]:
         """Every map; what did not change since the last call is not read again.
@@ -75,43 +76,37 @@ class Shelf:
             collection = folder / "collection.json"
             stamps = [_stamp(path) for path in (folder, collection) if path.exists()]
             if self._seen.get(folder.name, (None,))[0] != stamps:
-                self._seen[folder.name] = stamps, tuple(self._of_folder(folder, collection))
+                # Times are coarse: a folder that changed a moment ago may change again under the same time.
+                settled = time.time() - folder.stat().st_mtime > SETTLED_S
+                found = tuple(self._of_folder(folder, collection))
+                self._seen[folder.name] = stamps if settled else None, found
             parts.append((folder.name, self._seen[folder.name][1]))
         return parts
 
     def _of_folder(self, folder: Path, collection: Path) -> Iterator[Listed]:
+        known = self._known.get(folder.name, {})
+        fresh = self._known[folder.name] = {}  # so that what is gone is forgotten
         linked = _links(_read_json(collection), str(collection)) if collection.exists() else {}
-        for slug, title in linked.items():
-            tif, item = folder / f"{slug}.tif", folder / f"{slug}.json"
-            if _inside(tif, folder) and _inside(item, folder):
-                listed = self._once(
-                    MapFile(str(tif), _stamp(tif)), _stamp(item), folder.name, item, slug, title
-                )
-                if listed is not None:
-                    yield listed
-        for tif in sorted(folder.glob("*.tif")):
-            if tif.stem not in linked and SLUG.fullmatch(tif.stem) and _inside(tif, folder):
-                if tif.with_suffix(".json").exists():
-                    continue  # its collection is about to be written
-                listed = self._once(MapFile(str(tif), _stamp(tif)), "", folder.name, None, tif.stem, "")
-                if listed is not None:
-                    yield listed
-
-    def _once(
-        self, file: MapFile, item_stamp: str, grid: str, item: Path | None, slug: str, title: str
-    ) -> Listed | None:
-        """What is known of a file, read once for its stamp."""
-        key = file.path, file.stamp + item_stamp
-        if key not in self._known:
-            if item is None:
-                self._known[key] = _of_photos(file, slug, grid)
-            else:
-                try:
-                    self._known[key] = listed_of(file, _item(_read_json(item), str(item)), slug, grid, title)
-                except MapError as error:
-                    logger.warning("a map without its Item: %s", error)
-                    self._known[key] = listed_of(file, {}, slug, grid, title)
-        return self._known[key]
+        tifs = {folder / f"{slug}.tif": title for slug, title in linked.items()}
+        # A map beside an Item that no collection has is about to be linked to.
+        alone = (
+            path for path in sorted(folder.glob("*.tif"))
+            if path not in tifs and SLUG.fullmatch(path.stem) and not path.with_suffix(".json").exists()
+        )  # fmt: skip
+        for tif in [*tifs, *alone]:
+            item = tif.with_suffix(".json") if tif in tifs else None
+            if not _inside(tif, folder) or (item is not None and not _inside(item, folder)):
+                continue
+            key = str(tif), _stamp(tif) + ("" if item is None else _stamp(item))
+            if key not in known:
+                file = MapFile(str(tif), _stamp(tif))
+                if item is None:
+                    known[key] = _of_photos(file, tif.stem, folder.name)
+                else:
+                    known[key] = listed_of(file, _item_or_nothing(item), tif.stem, folder.name, tifs[tif])
+            listed = fresh[key] = known[key]
+            if listed is not None:
+                yield listed
 
     def _remote(self) -> list[tuple[str, tuple[Listed, ...]]]:
         parts = []
@@ -258,9 +253,16 @@ def _stamp(path: Path) -> str:
     return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}"
 
 
-def _item(document: dict[str, Any], where: str) -> dict[str, Any]:
+def _item_or_nothing(path: Path) -> dict[str, Any]:
+    """A STAC Item; nothing, and a line in the log, where it cannot be read: its map still can."""
+    try:
+        document = _read_json(path)
+    except MapError as error:
+        logger.warning("a map without its Item: %s", error)
+        return {}
     if document.get("type") != "Feature" or not isinstance(document.get("properties"), dict):
-        raise MapError("cannot read the map's item", f"{where} is no STAC item", "Render the map again.")
+        logger.warning("a map without its Item: %s is none", path)
+        return {}
     return document
 
 

@@ -28,12 +28,13 @@ from geomap.errors import MapError
 from geomap.footprint import footprint
 from geomap.grid import Window
 from geomap.stac import MEANINGS
-from tiles.live import LARGEST, check_window, cut
 from tiles.lru import Lru
 from tiles.maps import About, Band, BBox, Steps
 from tiles.pyramid import level_shape, overviews
+from tiles.windows import check_window, cut
 
 MONTH = re.compile(r"\s*\bin month (1[0-2]|[1-9])\b")
+LARGEST = 16_000_000  # cells of a map that is held whole
 SAMPLE = 1 << 20  # cells at most from which the range of a band is taken
 
 
@@ -60,7 +61,8 @@ class MapFile:
         """
         more = {} if level == 0 else {"overview_level": level - 1}
         try:
-            with rasterio.Env(**self.options), rasterio.open(self.path, driver="GTiff", **more) as source:
+            options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", **self.options}  # no .aux.xml beside it
+            with rasterio.Env(**options), rasterio.open(self.path, driver="GTiff", **more) as source:
                 yield source
         except (RasterioError, OSError) as error:
             found = f"{self.path}: {error.__cause__ or error}"
@@ -138,7 +140,7 @@ class StoredMap:
         """The first level that is held whole."""
         for level in range(self.layout.levels):
             height, width = level_shape(self.shape, level)
-            if height * width <= LARGEST:
+            if height * width <= min(LARGEST, self.kept.limit // 8):
                 return level
         return self.layout.levels
 
@@ -152,10 +154,10 @@ class StoredMap:
     def _read(self, window: Window, level: int, band: int) -> Steps:
         row, col, height, width = window
         with self.file.opened(level) as source:
+            if (source.height, source.width) != level_shape(self.shape, level):
+                found = f"{self.file.path} has {source.height} x {source.width} cells now"
+                raise MapError("cannot read the map", found, "ask again: it was replaced")
             values = source.read(band + 1, window=RasterWindow(col, row, width, height), masked=True)
-        if values.shape != (height, width):
-            found = f"{self.file.path} has {values.shape} cells where {(height, width)} were asked for"
-            raise MapError("cannot read the map", found, "ask again: it was replaced by one of another size")
         steps = to_band_steps(np.ma.getdata(values), ~np.ma.getmaskarray(values), self.layout.bands[band])
         steps.flags.writeable = False
         return steps

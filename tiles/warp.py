@@ -12,6 +12,7 @@ neighbours of different levels would meet with a seam.
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -209,6 +210,9 @@ def exact(crs: str, lonlat: Floats) -> Floats:
 @lru_cache(maxsize=1)
 def _asker() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "geomap-proj")
+
+
+os.register_at_fork(after_in_child=_asker.cache_clear)  # a thread is not inherited
 
 
 @lru_cache(maxsize=4096)

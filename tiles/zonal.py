@@ -20,11 +20,11 @@ from geomap.colour import STEPS
 from geomap.errors import GridError
 from geomap.grid import Window
 from geomap.projection import areas_km2, crossings_lonlat, world_width
-from tiles.live import LARGEST
 from tiles.lru import Lru
 from tiles.maps import Band, SpeciesMap
 from tiles.paint import cell_at, cells_of, level_table
 from tiles.pyramid import level_shape, level_transform
+from tiles.stored import LARGEST
 from tiles.warp import SLACK, Cells, exact
 
 BINS = 50
@@ -176,7 +176,7 @@ class _Sums:
         span = self.band.high - self.band.low
         if (self.band.low, span) == (0.0, 1.0):
             return to_values(np.arange(SCALE + 1, dtype=np.uint16)).astype(np.float64)
-        return self.band.low + np.arange(SCALE + 1) * (span / SCALE)
+        return self.band.low + np.arange(SCALE + 1, dtype=np.float64) * (span / SCALE)
 
     def _above(self, value: float, total: float) -> dict[str, float]:
         first = max(0, math.ceil((value - self.band.low) / (self.band.high - self.band.low) * SCALE - 1e-6))
@@ -241,7 +241,8 @@ def _off_the_seam(points: Floats, piece: shapely.Geometry, cells: Cells) -> Floa
     """Points a hair inside of the edges of the span that a piece lies in, where x has two answers."""
     middle = (piece.bounds[0] + piece.bounds[2]) / 2
     west, east = next(span for span in _spans(cells) if span[0] <= middle <= span[1])
-    return np.stack([np.clip(points[:, 0], west + 1e-9, east - 1e-9), points[:, 1]], axis=1)
+    inside: Floats = np.clip(points[:, 0], west + 1e-9, east - 1e-9)
+    return np.column_stack([inside, points[:, 1]])
 
 
 def _box(part: shapely.Geometry, cells: Cells) -> Window:
