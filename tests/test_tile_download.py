@@ -16,6 +16,8 @@ from geomap import render
 from geomap.colour import CLEAR
 from geomap.testing import file_server
 from tiles import download, ranges
+from tiles.app import create_app
+from tiles.settings import Settings
 from tiles.sources import Options
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -117,13 +119,12 @@ def test_head_tells_the_size_without_a_body(client):
 
 def test_a_map_is_made_once_however_many_ask(shelf, patch, tmp_path, monkeypatch):
     made, begun, go = [], threading.Event(), threading.Event()
-    really = download.render
 
     def slow(chosen, heads, path):
         made.append(chosen.about.id)
         begun.set()
         assert go.wait(30)
-        really(chosen, heads, path)
+        path.write_bytes(b"map")
 
     monkeypatch.setattr(download, "render", slow)
     app = app_of(shelf, patch, cache_dir=tmp_path, maps=())
@@ -135,7 +136,6 @@ def test_a_map_is_made_once_however_many_ask(shelf, patch, tmp_path, monkeypatch
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert made == [REDWOOD]
-    assert not list((tmp_path / "downloads").glob(".making*"))
 
 
 def test_too_many_waiting_are_sent_away(shelf, patch, tmp_path, monkeypatch):
@@ -147,13 +147,33 @@ def test_too_many_waiting_are_sent_away(shelf, patch, tmp_path, monkeypatch):
 
 
 def test_the_cache_folder_keeps_what_was_used_last(shelf, patch, tmp_path, monkeypatch):
-    monkeypatch.setattr(Options, "of", lambda settings: Options(download_cache_mb=0))
+    made = []
+
+    def quick(chosen, heads, path):
+        made.append(chosen.about.id)
+        path.write_bytes(bytes(400_000))
+
+    monkeypatch.setattr(Options, "of", lambda settings: Options(download_cache_mb=1))
+    monkeypatch.setattr(download, "render", quick)
     client = TestClient(app_of(shelf, patch, cache_dir=tmp_path, maps=()))
-    sizes = {slug: len(client.get(f"/species/{slug}/download").content) for slug in (POPPY, OAK, REDWOOD)}
-    there = [path.name.partition(".")[0] for path in (tmp_path / "downloads").glob("*.tif")]
-    assert there == [REDWOOD]
-    assert len(list((tmp_path / "downloads").glob("*.used"))) == 1
-    assert len(client.get(f"/species/{POPPY}/download").content) == sizes[POPPY]  # made again
+    for slug in (POPPY, OAK, POPPY, REDWOOD, POPPY, OAK):  # room for two: the oak goes, then the redwood
+        assert client.get(f"/species/{slug}/download").status_code == 200
+    assert made == [POPPY, OAK, REDWOOD, OAK]
+    there = sorted(path.name.partition(".")[0] for path in (tmp_path / "downloads").glob("*.tif"))
+    assert there == [POPPY, OAK]
+    assert len(list((tmp_path / "downloads").glob("*.used"))) == 2
+
+
+def test_a_file_that_cannot_be_made_is_503_and_leaves_nothing(shelf, patch, tmp_path, caplog):
+    bundle = shutil.copytree(shelf / "bundle", tmp_path / "bundle")
+    patch.setenv("GEOMAP_BUNDLE", str(bundle))
+    with TestClient(create_app(Settings(cache_dir=tmp_path / "cache", maps=(), warm=False))) as client:
+        (bundle / "heads" / "california-plants" / "species.parquet").write_bytes(b"PAR1")
+        answer = client.get(f"/species/{POPPY}/download")
+    assert answer.status_code == 503
+    assert str(tmp_path) not in answer.text
+    assert "species.parquet" in caplog.text or "species heads" in caplog.text  # what the command said
+    assert [path.name for path in (tmp_path / "cache" / "downloads").iterdir()] == ["lock"]
 
 
 def test_a_map_too_large_is_refused_with_the_command_that_makes_it(shelf, patch, monkeypatch):

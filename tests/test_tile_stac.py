@@ -1,6 +1,7 @@
 """The STAC catalogue of the tile server: valid, true to what is served, and walked by real clients."""
 
 import json
+from functools import partial
 
 import httpx
 import pystac
@@ -14,6 +15,7 @@ from tile_extras import OAK, POPPY, REDWOOD, app_of, make_shelf, running
 
 from geomap.stac import UNDATED
 
+get = partial(httpx.get, timeout=100)  # a file may have to be made first
 PLANTS = "california.california-plants"
 
 
@@ -31,7 +33,7 @@ def address(shelf):
 @pytest.fixture(scope="module")
 def item(address):
     """The Item of a live map."""
-    return httpx.get(f"{address}/stac/collections/{PLANTS}/items/{POPPY}").json()
+    return get(f"{address}/stac/collections/{PLANTS}/items/{POPPY}").json()
 
 
 def assert_valid(document, kind):
@@ -40,15 +42,15 @@ def assert_valid(document, kind):
 
 
 def test_every_document_is_valid(address):
-    catalog = httpx.get(f"{address}/stac").json()
+    catalog = get(f"{address}/stac").json()
     assert_valid(catalog, STACObjectType.CATALOG)
     children = [link["href"] for link in catalog["links"] if link["rel"] == "child"]
     assert len(children) == 3
     for child in children:
-        collection = httpx.get(child).json()
+        collection = get(child).json()
         assert_valid(collection, STACObjectType.COLLECTION)
         for link in (link for link in collection["links"] if link["rel"] == "item"):
-            answer = httpx.get(link["href"])
+            answer = get(link["href"])
             assert answer.headers["content-type"] == "application/geo+json"
             assert_valid(answer.json(), STACObjectType.ITEM)
 
@@ -81,14 +83,14 @@ def test_pystac_client_opens_it_as_an_api(address):
 
 
 def test_what_it_says_of_conformance_is_the_same_in_both_places(address):
-    stated = httpx.get(f"{address}/stac/conformance").json()["conformsTo"]
-    assert httpx.get(f"{address}/stac").json()["conformsTo"] == stated
-    assert all(link["rel"] != "search" for link in httpx.get(f"{address}/stac").json()["links"])
+    stated = get(f"{address}/stac/conformance").json()["conformsTo"]
+    assert get(f"{address}/stac").json()["conformsTo"] == stated
+    assert all(link["rel"] != "search" for link in get(f"{address}/stac").json()["links"])
 
 
 def test_the_landing_page_links_to_what_answers(address):
-    for link in httpx.get(f"{address}/stac").json()["links"]:
-        answer = httpx.get(link["href"])
+    for link in get(f"{address}/stac").json()["links"]:
+        answer = get(link["href"])
         assert answer.status_code == 200, link
         expected = "openapi" if "openapi" in link["type"] else link["type"]
         assert answer.headers["content-type"].startswith(
@@ -98,7 +100,7 @@ def test_the_landing_page_links_to_what_answers(address):
 
 def test_an_item_says_what_the_map_is(item, address):
     said = item["properties"]
-    info = httpx.get(f"{address}/species/{POPPY}/info?grid=california").json()
+    info = get(f"{address}/species/{POPPY}/info?grid=california").json()
     assert said["geomap:species"] == info["scientificName"]
     assert said["geomap:meaning"] == info["meaning"]
     assert said["geomap:map_version"] == info["version"]
@@ -111,7 +113,7 @@ def test_an_item_says_what_the_map_is(item, address):
 
 def test_projection_and_bands_are_those_of_the_file_that_it_links_to(item):
     said, asset = item["properties"], item["assets"]["map"]
-    answer = httpx.get(asset["href"])
+    answer = get(asset["href"])
     assert answer.headers["content-type"] == asset["type"]
     with rasterio.MemoryFile(answer.content) as file, file.open() as source:
         assert said["proj:code"] == f"EPSG:{source.crs.to_epsg()}"
@@ -125,14 +127,14 @@ def test_projection_and_bands_are_those_of_the_file_that_it_links_to(item):
 
 
 def test_the_item_of_a_rendered_map_is_the_written_one_with_addresses(address, shelf):
-    item = httpx.get(f"{address}/stac/collections/{PLANTS}/items/{OAK}").json()
+    item = get(f"{address}/stac/collections/{PLANTS}/items/{OAK}").json()
     written = json.loads((shelf / "maps" / "california" / f"{OAK}.json").read_text())
     assert (
         item["properties"].items()
         >= {key: value for key, value in written["properties"].items() if value not in ("", None)}.items()
     )
     asset = item["assets"]["map"]
-    assert asset["file:size"] == len(httpx.get(asset["href"]).content)
+    assert asset["file:size"] == len(get(asset["href"]).content)
     assert {**asset, "href": 0} == {**written["assets"]["map"], "href": 0}
     assert set(written["stac_extensions"]) <= set(item["stac_extensions"])
 
@@ -140,9 +142,9 @@ def test_the_item_of_a_rendered_map_is_the_written_one_with_addresses(address, s
 def test_web_map_links_answer(item):
     links = {link["rel"]: link for link in item["links"]}
     tile = links["xyz"]["href"].replace("{z}", "5").replace("{x}", "5").replace("{y}", "12")
-    assert httpx.get(tile).headers["content-type"] == links["xyz"]["type"] == "image/png"
-    assert httpx.get(links["tilejson"]["href"]).json()["tilejson"].startswith("3.")
-    capabilities = httpx.get(links["wmts"]["href"]).text
+    assert get(tile).headers["content-type"] == links["xyz"]["type"] == "image/png"
+    assert get(links["tilejson"]["href"]).json()["tilejson"].startswith("3.")
+    capabilities = get(links["wmts"]["href"]).text
     assert f"<ows:Identifier>{links['wmts']['wmts:layer']}</ows:Identifier>" in capabilities
     # The render extension asks for this where both extensions are used.
     assert links["xyz"]["render"] in item["properties"]["renders"]
@@ -151,7 +153,7 @@ def test_web_map_links_answer(item):
 
 def test_pictures_legend_and_citation_answer_with_their_types(item):
     for key, asset in item["assets"].items():
-        answer = httpx.get(asset["href"])
+        answer = get(asset["href"])
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(asset["type"].split(";")[0]), key
 
@@ -169,7 +171,7 @@ def test_every_extension_that_is_used_is_declared_and_the_other_way_round(item):
 
 
 def test_collections_without_their_items_are_listed_together(address):
-    listed = httpx.get(f"{address}/stac/collections").json()["collections"]
+    listed = get(f"{address}/stac/collections").json()["collections"]
     assert all(link["rel"] != "item" for collection in listed for link in collection["links"])
     for collection in listed:
         assert_valid(collection, STACObjectType.COLLECTION)
@@ -190,8 +192,8 @@ def test_addresses_have_the_prefix_of_a_proxy(shelf, monkeypatch):
 
 def test_answers_are_kept_by_their_tag(address):
     for path in ("/stac", "/stac/collections", f"/stac/collections/{PLANTS}/items/{POPPY}"):
-        answer = httpx.get(address + path)
-        again = httpx.get(address + path, headers={"If-None-Match": answer.headers["etag"]})
+        answer = get(address + path)
+        again = get(address + path, headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 
 
@@ -204,6 +206,6 @@ def test_answers_are_kept_by_their_tag(address):
     ],
 )  # fmt: skip
 def test_what_is_not_there(address, path, status):
-    answer = httpx.get(f"{address}/stac/{path}")
+    answer = get(f"{address}/stac/{path}")
     assert answer.status_code == status
     assert answer.headers["cache-control"] == "no-store"

@@ -2,14 +2,16 @@
 
 A map that was rendered goes out as it lies there. One that lies elsewhere (s3://, https://) is passed through
 and not redirected: a redirect would show the bucket, or a signed address, to everybody, and a private server
-could not be reached from outside at all. A live map is rendered once for each version by the functions of
-`geomap.render`, into the cache folder, so its bytes are those that the command writes.
+could not be reached from outside at all. A live map is rendered by `geomap.render`, once a version, into the
+cache folder, so its bytes are those that the command writes.
 """
 
 from __future__ import annotations
 
-import io
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from functools import cached_property
@@ -21,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from geomap.catalog import bundle_path
 from geomap.colour import DEFAULT
+from geomap.errors import MapError
 from geomap.grid import Window
 from tiles import ranges
 from tiles.errors import BusyError, TooLargeError, refusals
@@ -39,6 +42,8 @@ from tiles.sources import Options, heads_folders
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 PREVIEW = 512  # pixels of the longer side of a picture at most
+RENDER_S = 900  # before the making of a file is given up
+MAKING = ".making-"
 WAIT_S, WAITING = 60, 8  # how long, and how many requests wait for maps that are being made
 FILE = {COG_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 ANSWERS = {
@@ -152,7 +157,7 @@ class Maker:
         Raises:
             TooLargeError: It is too large to be made on demand.
             BusyError: Others are being made, for too long or too many.
-            GeomapError: It cannot be made.
+            MapError: It cannot be made.
             OSError: The cache folder cannot be written.
         """
         about = chosen.about
@@ -206,7 +211,10 @@ class Maker:
 
 
 def render(chosen: LiveMap, heads: Path, path: Path) -> None:
-    """Render a live map into a file, as `geomap.render` does.
+    """Render a live map into a file by `geomap.render`, in a process of its own.
+
+    In this process the command's imports would make the server larger for good, and its arithmetic would hold
+    up the tiles.
 
     Args:
         chosen: The map.
@@ -214,17 +222,28 @@ def render(chosen: LiveMap, heads: Path, path: Path) -> None:
         path: File to write; it appears whole or not at all.
 
     Raises:
-        GeomapError: See `geomap.rendering.render_maps`.
+        MapError: The command refused or took too long; its own words are in the log.
     """
-    from rich.console import Console
-
-    from geomap.rendering import Request as Order
-    from geomap.rendering import render_maps
-    from geomap.target import FieldOptions
-
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as scratch:
-        where = FieldOptions(field=chosen.group.field.path)
-        order = Order((chosen.about.scientific,), Path(scratch), str(heads), None, where)
-        made = render_maps(order, Console(file=io.StringIO(), quiet=True))
-        slug = next(iter(made.items))
-        (made.folder / f"{slug}.tif").replace(path)
+    field, about = chosen.group.field.path, chosen.about
+    for stale in path.parent.glob(f"{MAKING}*"):  # of a server that was stopped
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=MAKING, dir=path.parent) as scratch:
+        command = [sys.executable, "-m", "geomap.render", f"--species={about.scientific}", f"--heads={heads}"]
+        command += [f"--field={field}", f"--out={scratch}"]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=RENDER_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MapError(
+                "cannot make the file", f"no map after {RENDER_S} s", "Render it beforehand."
+            ) from error
+        made = next(Path(scratch).glob(f"*/{about.id}.tif"), None)
+        if done.returncode != 0 or made is None:
+            raise MapError("cannot make the file", done.stderr.strip()[-2000:], "Render it beforehand.")
+        made.replace(path)
