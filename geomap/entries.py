@@ -11,8 +11,9 @@ from geomap import names
 from geomap.heads import THRESHOLDS, Meaning, SpeciesHeads
 
 SCORES = ("auc", "ap", "brier", "boyce")
-# Presences are all that a suitability knows, so nothing that counts absences decides its threshold.
-DEFAULT_THRESHOLD: dict[Meaning, str] = {"suitability": "p10", "probability": "maxsss"}
+# Nothing that counts absences decides it. Presences are all that a suitability knows; and over a continent of
+# absences the MaxSSS of a rare species lies near zero, far below what anybody would call its range.
+DEFAULT_THRESHOLD = "p10"
 
 
 class Threshold(NamedTuple):
@@ -68,7 +69,7 @@ class SpeciesEntry:
     @property
     def default_threshold(self) -> str:
         """The threshold that tables and pictures use when none is asked for."""
-        return DEFAULT_THRESHOLD[self.meaning]
+        return DEFAULT_THRESHOLD
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; NaN becomes None."""
@@ -99,11 +100,12 @@ def entry_of(heads: SpeciesHeads, group: str, index: int) -> SpeciesEntry:
             float(row.get(column, math.nan)), 6
         )  # float32 columns would show digits that mean nothing
 
+    english = str(row["vernacularName"] or "") if row["vernacularName"] == row["vernacularName"] else ""
     return SpeciesEntry(
         group=group,
         index=index,
         scientific=str(row["scientificName"]),
-        vernacular=str(row["vernacularName"] or "") if row["vernacularName"] == row["vernacularName"] else "",
+        vernacular=english or names.english_of(str(row["scientificName"])),
         meaning=heads.meaning,
         records=int(row["records"]),
         thresholds={key: Threshold(number(key), number(f"omission_{key}")) for key in THRESHOLDS},

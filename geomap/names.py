@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NameIndex = tuple[dict[str, set[int]], ...]
 
 SYNONYM_FILE = Path(__file__).with_name("data") / "synonyms.csv"
+ENGLISH_FILE = SYNONYM_FILE.with_name("english_names.csv")
 
 # English names of today, and those of older tables.
 ENGLISH_SYNONYMS = MappingProxyType(
@@ -122,6 +123,15 @@ def accepted(name: str, vernacular: str | None = None) -> str:
 def synonyms_of(name: str) -> tuple[str, ...]:
     """Older names of an accepted name, sorted."""
     return _older_names().get(name, ())
+
+
+def english_of(name: str) -> str:
+    """English name of a species whose records bring none, as floras of California use it; "" if not known.
+
+    Args:
+        name: A canonical name, today's or an older one.
+    """
+    return _english_names().get(accepted(name), "")
 
 
 def nearest(name: str, candidates: Iterable[str], n: int = 5) -> list[str]:
@@ -226,6 +236,12 @@ def _older_names() -> dict[str, tuple[str, ...]]:
     return {today: tuple(sorted(names)) for today, names in older.items()}
 
 
+@cache
+def _english_names() -> dict[str, str]:
+    with ENGLISH_FILE.open(encoding="utf-8", newline="") as lines:
+        return {row["name"]: row["english"] for row in csv.DictReader(lines)}
+
+
 def _spellings(query: str) -> list[str]:
     """The query normalised; without authors; under its accepted name; under another English name."""
     name = canonical(query)
@@ -250,6 +266,9 @@ def name_index(table: pd.DataFrame) -> NameIndex:
         if column in table:
             for row, cell in enumerate(table[column]):
                 _add(index, _split_cell(cell), row)
+    for row, name in enumerate(table["scientificName"]):
+        if english := english_of(name):
+            _add(vernacular, [english], row)
     return scientific, synonym, vernacular
 
 

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geomap import names
 from geomap.errors import NameNotFoundError, RecordsError
 from geomap.names import (
     ENGLISH_SYNONYMS,
@@ -224,3 +225,18 @@ def test_names_load_neither_torch_nor_dask():
 
     code = "import sys, geomap.names; sys.exit(bool({'torch', 'distributed', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_plants_whose_records_bring_no_english_name_are_found_by_it():
+    table = pd.DataFrame({"scientificName": ["Avena barbata", "Eschscholzia californica", "Quercus nova"]})
+    assert names.resolve("california POPPY", table) == 1
+    assert names.english_of("Eschscholzia californica") == "California Poppy"
+    assert names.english_of("Quercus nova") == ""
+
+
+def test_english_names_are_one_each_of_todays_names():
+    with names.ENGLISH_FILE.open(encoding="utf-8") as lines:
+        rows = [tuple(line.rstrip("\n").split(",")) for line in lines][1:]
+    scientific, english = zip(*rows, strict=True)
+    assert all(names.accepted(names.canonical(name)) == name for name in scientific)
+    assert len({names.normalise(name) for name in english}) == len(rows) == len(set(scientific))

@@ -168,7 +168,7 @@ def test_info_tells_all_and_its_links_answer(client):
 def test_meanings_are_told_apart(client):
     said = {species: client.get(f"/species/{species}").json() for species in (POPPY, WREN)}
     assert said[WREN]["meaning"] == "probability"
-    assert said[WREN]["default_threshold"] == "maxsss"
+    assert said[WREN]["default_threshold"] == "p10"
     assert "complete survey" in said[WREN]["explanation"]
     assert said[POPPY]["explanation"] != said[WREN]["explanation"]
 
