@@ -117,6 +117,17 @@ def test_four_children_are_one_tile_of_twice_the_size(files, crs):
         assert (whole != CLEAR).any()
 
 
+@pytest.mark.parametrize("crs", GRIDS)
+def test_a_pixel_of_a_parent_is_one_of_the_four_below_it(files, crs):
+    chosen = open_map(files[crs])
+    parent = tile_at("WebMercatorQuad", 8, *PLACE)
+    assert warp.level_of(paint.cells_of(chosen), parent.tms, 8, 256) == 0  # as for its children
+    whole = levels_of(chosen, parent)
+    below = levels_of(chosen, warp.Tile(parent.tms, 9, 2 * parent.x, 2 * parent.y))
+    four = [below[i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    assert (np.any([each == whole[:128, :128] for each in four], axis=0)).mean() > 0.998
+
+
 def test_one_level_serves_all_tiles_of_a_zoom(files):
     cells = paint.cells_of(open_map(files["EPSG:3310"]))
     picked = [warp.level_of(cells, "WebMercatorQuad", z, 256) for z in range(12)]

@@ -28,12 +28,12 @@ from geomap.errors import MapError
 from geomap.field import EmbeddingField
 from geomap.grid import Window
 from geomap.heads import SpeciesHeads
-from geomap.scores import ROWS
 from tiles.blockfile import SIDE, Block, BlockFile
 from tiles.lru import Lru
 from tiles.pyramid import level_shape
 
 logger = logging.getLogger(__name__)
+ROWS = 4096  # cells sent through the adapter at once: the activations stay in the cache
 TINY = np.float32(2**-14)  # smaller ones are subnormal float16, which would make the products slow
 LARGEST = 65_504.0  # of float16
 Features = tuple[NDArray[np.float32], NDArray[np.bool_]]
