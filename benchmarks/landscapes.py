@@ -97,11 +97,18 @@ class Settings:
     place_ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 1.0)
     image_tuning: TuningConfig = field(
         default_factory=lambda: TuningConfig(
-            learning_rates=(1e-4, 6e-4), head_factor=3.0, batch=32, round_steps=8, rounds=10, patience=2
+            learning_rates=(3e-5, 1e-4, 6e-4), head_factor=3.0, batch=32, round_steps=8, rounds=12, patience=2
         )
     )
     place_tuning: TuningConfig = field(
-        default_factory=lambda: replace(PRIOR_TUNING, batch=256, round_steps=10, rounds=25, patience=4)
+        default_factory=lambda: replace(
+            PRIOR_TUNING,
+            learning_rates=(5e-5, 2e-4, 1e-3, 5e-3, 2e-2),
+            batch=256,
+            round_steps=10,
+            rounds=25,
+            patience=4,
+        )
     )
 
     def plain(self) -> dict[str, Any]:

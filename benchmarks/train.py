@@ -9,7 +9,8 @@ For each recipe, in one run and with the same threads:
     data        the batches alone
 
 `loop_to_bare` should be 0.85 or more; `data_to_loop` above 1 says that loading is not the bottleneck. Rounds
-of the three alternate, and each counts with its fastest. Prints one JSON line.
+of the three alternate, of --steps steps or of 0.5 s; ratios are taken within a round, and the median of the
+rounds counts. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +33,8 @@ from train.distributed import World  # noqa: E402
 from train.loop import one_step, start  # noqa: E402
 from train.recipe import build_model, open_data, read_recipe, shipped  # noqa: E402
 
-ROUNDS = 3
+ROUNDS = 9
+LEAST_S = 0.5  # a round of shorter steps has more of them: what a loop costs once would weigh too much
 TARGET = 0.85
 ALONE = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -71,13 +74,14 @@ def measure(name: str, steps: int) -> dict[str, Any]:
             pass
 
     works = {"bare": bare, "loop": loop, "data": loading}
-    loop()  # warms up
-    best = {key: min(seconds(work) for _ in range(1)) for key, work in works.items()}
-    for _ in range(ROUNDS - 1):
-        best = {key: min(best[key], seconds(work)) for key, work in works.items()}
-    rate = {key: steps * config.batch / value for key, value in best.items()}
-    ratios = {"loop_to_bare": rate["loop"] / rate["bare"], "data_to_loop": rate["data"] / rate["loop"]}
-    per_second = {f"{key}_per_s": round(value) for key, value in rate.items()}
+    steps = max(steps, round(steps * LEAST_S / max(min(seconds(loop) for _ in range(2)), 1e-3)))
+    rounds = [{key: seconds(work) for key, work in works.items()} for _ in range(ROUNDS)]
+    loop_to_bare = median(each["bare"] / each["loop"] for each in rounds)
+    data_to_loop = median(each["loop"] / each["data"] for each in rounds)
+    per_second = {
+        f"{key}_per_s": round(steps * config.batch / median(each[key] for each in rounds)) for key in works
+    }
+    ratios = {"loop_to_bare": loop_to_bare, "data_to_loop": data_to_loop}
     return {**per_second, **{key: round(value, 3) for key, value in ratios.items()}}
 
 

@@ -510,7 +510,9 @@ def test_the_command_prints_json_and_a_table(run, capsys):
         "1",
     ]
     assert main([*few, "--json", "--split", "random", "--methods", "finetune"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    written = capsys.readouterr()
+    report = json.loads(written.out)
+    assert "2 of the 3 seeds" in written.err  # what can hardly be relied on is said, and done
     assert report["task"] == "few-label" and report["objective"] == "csp" and report["run"] == str(run)
     assert report["data"]["observations"] == 240 and 60 < report["data"]["fresh"] < 130
     assert report["protocol"]["ratios"] == [0.2, 1.0] and report["protocol"]["tuning"]["rounds"] == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+KEPT = REPOSITORY / "benchmarks" / "results" / "landscapes.json"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,19 @@ def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
     first, second = (study.recipe_for(model, 3, settings).to_table() for model in study.PLACES)
     assert first["model"].pop("form") == "mc" and second["model"].pop("form") == "mse"
     assert first == second and first["data"]["options"]["seed"] == 3
+
+
+def test_the_kept_result_is_of_this_study(study):
+    kept = json.loads(KEPT.read_text())
+    assert kept["settings"] == study.Settings().plain()
+    assert len(kept["landscapes"]) >= 3 and kept["command"].startswith("python benchmarks/landscapes.py")
+    assert kept["verdicts"] == study.verdicts(kept["rows"])
+    shown = {(row["arm"], row["views"], row["percent"]) for row in kept["rows"]}
+    for model in study.IMAGES:
+        for views in ("ground", "aerial", "concatenated"):
+            assert {(model, views, percent) for percent in (1.0, 5.0, 10.0, 100.0)} <= shown
+    assert {("csp-b", "lonlat", percent) for percent in (5.0, 10.0, 20.0, 100.0)} <= shown
+    assert all(row["n"] == len(kept["landscapes"]) for row in kept["rows"])
 
 
 @pytest.mark.slow

@@ -255,6 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         options = parser().parse_args(argv)
+        if options.seeds < ENOUGH_SEEDS:
+            few = f"{options.seeds} of the {ENOUGH_SEEDS} seeds that a difference needs; give --seeds"
+            console.print(f"warning: {few} {ENOUGH_SEEDS} or more before you rely on it", highlight=False)
         report = command(options)
         with contextlib.suppress(BrokenPipeError):
             if options.json:

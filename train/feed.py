@@ -25,6 +25,16 @@ def seed_of(*parts: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def seed_generators(seed: int, device: torch.device | None = None) -> None:
+    """Seeds the generators that a step draws from: the CPU's, and the device's where it is a GPU.
+
+    `torch.manual_seed` looks for every kind of device each time, a tenth of a small model's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class _Seeded(Dataset[Batch]):
     """Batches of (epoch, row) keys, each with randomness of its own; a loader asks for all keys at once."""
 
@@ -34,7 +44,7 @@ class _Seeded(Dataset[Batch]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         rows = [row for _, row in keys]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, keys[0][0], *rows))
+            seed_generators(seed_of(self.seed, keys[0][0], *rows))
             return batch_of(self.data, np.array(rows))
 
 

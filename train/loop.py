@@ -23,7 +23,7 @@ from train.batch import Observations, to_device
 from train.checkpoint import last_step, load_step, save_model, save_step
 from train.distributed import World
 from train.errors import DivergedError, SpecError
-from train.feed import Feed, seed_of
+from train.feed import Feed, seed_generators, seed_of
 from train.recipe import TrainingConfig
 from train.runlog import RunLog
 
@@ -159,12 +159,13 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 def one_step(session: Session, batches: Iterator[dict[str, Tensor]], step: int) -> dict[str, float]:
     """Forward, backward and update of one step; gives its mean losses over parts and ranks."""
     config, world = session.config, session.world
-    session.run.train()
+    if not session.run.training:
+        session.run.train()
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate(config, step, session.steps)
     total: dict[str, float] = {}
     for part in range(config.accumulate):
-        torch.manual_seed(seed_of(config.seed, step, part, world.rank))
+        seed_generators(seed_of(config.seed, step, part, world.rank), world.device)
         losses = forward(session, next(batches))
         (losses["loss"] / config.accumulate).backward()
         for name, value in losses.items():
@@ -205,7 +206,8 @@ def validate(session: Session, held: Observations) -> dict[str, float]:
     session.run.eval()
     total: dict[str, float] = {}
     for number, batch in enumerate(feed.batches(0, steps, 0, pin=False)):
-        torch.manual_seed(seed_of(session.config.seed, -1, number, session.world.rank))
+        seed = seed_of(session.config.seed, -1, number, session.world.rank)
+        seed_generators(seed, session.world.device)
         for name, value in forward(session, batch).items():
             total[f"validation/{name}"] = total.get(f"validation/{name}", 0.0) + float(value) / steps
     session.run.train()

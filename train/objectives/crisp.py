@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.batch import Batch
 from train.encoders.image import ImageConfig, ImageEncoder
-from train.objectives.paired import Contrast, ContrastConfig, check_widths, unknown_view, view
+from train.objectives.paired import Contrast, ContrastConfig, TwoTowers, check_widths
 
 _BYTES = (127.5,) * 4  # mean and deviation of any uint8 bands: replace by the imagery's own
 _PHOTOS = ImageConfig(other_sizes="resize")
@@ -59,7 +59,7 @@ TINY = CrispConfig(
 """For two CPU cores and for tests."""
 
 
-class Crisp(nn.Module):
+class Crisp(TwoTowers):
     """Ground and aerial encoder, trained against each other.
 
     Args:
@@ -93,21 +93,3 @@ class Crisp(nn.Module):
         ground, aerial = (self.encode(name, batch) for name in ("ground", "aerial"))
         loss = self.contrast(ground, aerial, batch)
         return {"contrast": loss, "loss": loss}
-
-    def encode(self, name: str, batch: Batch) -> Tensor:
-        """(n, d) float32 unit vectors of the view `ground` or `aerial`.
-
-        Raises:
-            SpecError: for another view, one that the batch lacks, or images that the encoder refuses.
-        """
-        encoded: Tensor = self._tower(name)(view(batch, name))
-        return encoded
-
-    def features(self, name: str, batch: Batch) -> Tensor:
-        """(n, width) float32 features of the view's backbone before projection, for probes."""
-        return self._tower(name).features(view(batch, name))
-
-    def _tower(self, name: str) -> ImageEncoder:
-        if name not in ("ground", "aerial"):
-            raise unknown_view(name, ("ground", "aerial"))
-        return self.ground if name == "ground" else self.aerial

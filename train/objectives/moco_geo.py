@@ -31,7 +31,7 @@ from train.encoders.image import ImageConfig, ImageEncoder
 from train.encoders.positional import check_lonlat, unit_vector
 from train.errors import SpecError
 from train.objectives.contrast import LogScale, gather
-from train.objectives.paired import ContrastConfig, check_widths, unknown_view, view
+from train.objectives.paired import ContrastConfig, TwoTowers, check_widths, view
 
 _PHOTOS = ImageConfig(other_sizes="resize")
 _CHIPS = ImageConfig()
@@ -125,7 +125,7 @@ def nearest_cluster(lonlat: Tensor, centres: Tensor) -> Tensor:
     return torch.where(known, (points @ centres.T).argmax(dim=1), -1)
 
 
-class MocoGeo(nn.Module):
+class MocoGeo(TwoTowers):
     """Photos against a queue of chips, and clusters of places told from photos.
 
     Args:
@@ -194,24 +194,6 @@ class MocoGeo(nn.Module):
         if self.training:
             self._move_on(chips, tile, label)
         return {"queue": queue, "geo": geo, "loss": queue + self.config.geo_weight * geo}
-
-    def encode(self, name: str, batch: Batch) -> Tensor:
-        """(n, d) float32 unit vectors of the view `ground` or `aerial`.
-
-        Raises:
-            SpecError: for another view, one that the batch lacks, or images that the encoder refuses.
-        """
-        encoded: Tensor = self._tower(name)(view(batch, name))
-        return encoded
-
-    def features(self, name: str, batch: Batch) -> Tensor:
-        """(n, width) float32 features of the view's backbone before projection, for probes."""
-        return self._tower(name).features(view(batch, name))
-
-    def _tower(self, name: str) -> ImageEncoder:
-        if name not in ("ground", "aerial"):
-            raise unknown_view(name, ("ground", "aerial"))
-        return self.ground if name == "ground" else self.aerial
 
     def _check_prepared(self) -> None:
         if not self._prepared and not bool(torch.isfinite(self.centres).all()):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from train.batch import Batch
+from train.encoders.image import ImageEncoder
 from train.errors import SpecError
 from train.objectives.contrast import LogScale, Same, gather, info_nce, same_group
 
@@ -63,6 +64,31 @@ def check_widths(ground: int, aerial: int) -> None:
 def unknown_view(name: str, known: tuple[str, ...]) -> SpecError:
     """The refusal to encode a view for which an objective has no encoder."""
     return SpecError("cannot encode a view", f"{name!r}", f"Use one of: {', '.join(known)}.")
+
+
+class TwoTowers(nn.Module):
+    """A ground and an aerial encoder that share nothing: what reads one view alone, without its loss."""
+
+    ground: ImageEncoder
+    aerial: ImageEncoder
+
+    def encode(self, name: str, batch: Batch) -> Tensor:
+        """(n, d) float32 unit vectors of the view `ground` or `aerial`.
+
+        Raises:
+            SpecError: for another view, one that the batch lacks, or images that the encoder refuses.
+        """
+        encoded: Tensor = self._tower(name)(view(batch, name))
+        return encoded
+
+    def features(self, name: str, batch: Batch) -> Tensor:
+        """(n, width) float32 features of the view's backbone before projection, for probes."""
+        return self._tower(name).features(view(batch, name))
+
+    def _tower(self, name: str) -> ImageEncoder:
+        if name not in ("ground", "aerial"):
+            raise unknown_view(name, ("ground", "aerial"))
+        return self.ground if name == "ground" else self.aerial
 
 
 def same_pairs(batch: Batch, config: ContrastConfig) -> Tensor | None:
