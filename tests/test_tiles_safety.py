@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -299,7 +300,7 @@ def test_a_map_file_that_breaks_while_it_is_served(bundle, tmp_path, monkeypatch
     maps = rendered(bundle, tmp_path / "maps", monkeypatch)
     with opened(bundle, tmp_path, maps=(str(maps),), bundle=False) as client:
         assert client.get(f"/species/{OAK}/tiles/{TILE}.png").status_code == 200
-        (cog,) = maps.glob(f"*/{POPPY}.tif")
+        (cog,) = maps.glob(f"*/{REDWOOD}.tif")
         if damage == "truncated":
             cog.write_bytes(cog.read_bytes()[:300])
         elif damage == "missing":
@@ -309,9 +310,8 @@ def test_a_map_file_that_breaks_while_it_is_served(bundle, tmp_path, monkeypatch
         else:
             write_raster(cog, "EPSG:3310", (0, 0, 100, 100), (4, 4), 1, np.full((1, 4, 4), 0.5))
         with caplog.at_level(logging.ERROR, logger="tiles.errors"):
-            answers = [
-                client.get(f"/species/{POPPY}{path}") for path in (f"/tiles/{TILE}.png", "/point/-119,37")
-            ]
+            paths = f"/tiles/{TILE}.png", "/point/-119,37"
+            answers = [client.get(f"/species/{REDWOOD}{path}") for path in paths]
         assert {answer.status_code for answer in answers} <= {200, 503}
         for answer in answers:
             if answer.status_code == 503:
@@ -322,21 +322,30 @@ def test_a_map_file_that_breaks_while_it_is_served(bundle, tmp_path, monkeypatch
         assert client.get(f"/species/{OAK}/tiles/WebMercatorQuad/7/20/49.png").status_code == 200
 
 
-def test_a_field_that_breaks_while_it_is_served(tmp_path, tmp_path_factory, caplog):
-    broken = shutil.copytree(made_bundle(tmp_path_factory), tmp_path / "bundle")
+def test_a_field_with_a_broken_chunk(bundle, tmp_path, caplog):
+    broken = shutil.copytree(bundle, tmp_path / "bundle")
     (field,) = (broken / "fields").glob("*.zip")
-    with opened(broken, tmp_path) as client:
+    data = bytearray(field.read_bytes())
+    with zipfile.ZipFile(field) as parts:
+        for part in parts.infolist():
+            if part.filename.startswith("embedding/c/"):
+                for k in range(part.header_offset + 100, part.header_offset + part.compress_size, 3):
+                    data[k] ^= 0x55
+    field.write_bytes(bytes(data))
+    with opened(broken, tmp_path / "cache") as client, caplog.at_level(logging.ERROR, logger="tiles.errors"):
         assert client.get("/species").json()["total"] == 6
-        data = bytearray(field.read_bytes())
-        middle = range(len(data) // 20, len(data) * 3 // 4)
-        for k in middle:
-            data[k] ^= 0x55
-        field.write_bytes(bytes(data))
-        with caplog.at_level(logging.ERROR, logger="tiles.errors"):
-            answer = client.get(f"{TILES}/{TILE}.png")
-        assert answer.status_code == 503
-        assert str(tmp_path) not in answer.text
-        assert any(record.exc_info for record in caplog.records)
+        for path in (
+            f"{TILES}/{TILE}.png",
+            f"/species/{POPPY}/point/-119,37",
+            f"/species/{POPPY}",
+            "/readyz",
+        ):
+            caplog.clear()
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert str(tmp_path) not in answer.text
+            assert any(record.exc_info for record in caplog.records)
+        assert client.get("/healthz").status_code == 200
 
 
 def test_a_species_that_is_withheld_cannot_be_had_by_any_route(bundle, tmp_path, monkeypatch):

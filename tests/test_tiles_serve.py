@@ -93,7 +93,7 @@ def test_every_socket_names_tcp_so_that_answers_are_not_delayed():
 def test_import_reads_nothing_and_loads_neither_torch_nor_a_cluster():
     code = (
         "import sys, tiles.app, tiles.__main__;"
-        "heavy = {'torch', 'timm', 'distributed', 'titiler.core', 'tiles.library'};"
+        "heavy = {'torch', 'timm', 'distributed', 'titiler.core', 'leafmap'};"
         "print(*sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -13,17 +13,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette_compress import CompressMiddleware, remove_compress_type
 
 from geomap.errors import GeomapError
 from tiles import (
+    download,
+    leafmap_page,
+    records,
     routes_compare,
     routes_docs,
     routes_health,
@@ -31,6 +32,7 @@ from tiles import (
     routes_ogc,
     routes_places,
     routes_species,
+    stac_routes,
 )
 from tiles.errors import add_handlers
 from tiles.observe import Metrics, configure_logging
@@ -46,8 +48,6 @@ DESCRIPTION = (
     "route does not declare are refused. Every refusal says what cannot be done, what was found, and what to "
     "change."
 )
-# Modules with routes of their own, each with router(library, settings).
-MORE = ("tiles.stac_routes", "tiles.download", "tiles.records", "tiles.leafmap_page")
 EXPOSED = ["ETag", "Content-Range", "Content-Disposition", "Server-Timing", "X-Request-ID"]
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (routes_species, routes_legend, routes_ogc, routes_places, routes_compare):
         app.include_router(part.router(served))
     app.include_router(routes_health.router(served, metrics))
-    for name in filter(find_spec, MORE):
-        app.include_router(_router_of(name)(served.shown, settings))
+    for module in (stac_routes, download, records, leafmap_page):
+        app.include_router(module.router(served.shown, settings))
     app.include_router(routes_docs.router(app))
     app.include_router(page_router(settings))
     return app
@@ -108,27 +108,24 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(Outside, metrics=metrics, root_path=settings.root_path, proxies=settings.proxies)
 
 
-def _router_of(name: str) -> Callable[[Any, Settings], APIRouter]:
-    found: Callable[[Any, Settings], APIRouter] = import_module(name).router
-    return found
-
-
 def _lifespan(served: Served) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        """Open the maps before the first request, draw a tile beside it, and close the threads."""
+        """Open the maps before the first request, compute ahead beside it, and end the threads."""
         await served.gate.run(lambda: served.shown.listing)
-        warming = asyncio.create_task(_warm(served)) if served.settings.warm else None
+        opening = asyncio.create_task(_open_fields(served))
+        warmer = await served.gate.run(served.shown.warm) if served.settings.warm else None
         yield
-        if warming is not None:
-            warming.cancel()
+        opening.cancel()
+        if warmer is not None:
+            await asyncio.to_thread(warmer.stop)
         served.gate.close()
 
     return lifespan
 
 
-async def _warm(served: Served) -> None:
-    """Draw a sample tile, so that the first visitor does not wait; a failure is only logged."""
+async def _open_fields(served: Served) -> None:
+    """Read a sample of every grid, so that the first visitor does not wait; a failure is only logged."""
     try:
         await served.gate.run(served.shown.ready)
     except (GeomapError, OSError) as error:

@@ -189,6 +189,7 @@ def answer_point(served: Served, chosen: SpeciesMap, lon: float, lat: float) -> 
         MapError: The map cannot be read.
     """
     from tiles.paint import point
+    from tiles.records import nearest
 
     about, values = chosen.about, point(chosen, lon, lat)
     value = values[0]
@@ -205,5 +206,5 @@ def answer_point(served: Served, chosen: SpeciesMap, lon: float, lat: float) -> 
         "unit": about.bands[0].unit,
         "thresholds": verdicts,
         "layers": [{"name": band.name, "value": each, "unit": band.unit} for band, each in bands],
-        "records": [],
+        "records": nearest(served.settings, about, lon, lat),
     }

@@ -63,11 +63,24 @@ class Settings(BaseSettings):
     drain_s: int = Field(30, ge=1, le=600, description="Seconds that open requests are given at the end")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
     log_format: Literal["text", "json"] = Field("text", description="How it is logged")
+    download_cells: int = Field(30_000_000, ge=1, description="Cells of the largest map file made on demand")
+    download_cache_mb: int = Field(2048, ge=1, description="Room for map files made on demand")
+    records: Words = Field((), description="Files of records besides those beside heads")
+    records_uncertainty_m: float = Field(
+        10_000.0, gt=0, description="Largest coordinate uncertainty of a record that is shown"
+    )
+    sensitive: Words = Field((), description="Ids or names of species whose places are not shown")
+    sensitive_cell: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Side in degrees of cells that stand for sensitive records; 0 shows none",
+    )
     basemap: str = Field("", description="URL template of online tiles; without one, an outline from here")
     basemap_attribution: str = Field("", description="Credit line of the online tiles")
-    warm: bool = Field(True, description="Draw a tile at the start, so that the first visitor does not wait")
+    warm: bool = Field(True, description="Compute ahead at the start what the maps of many species share")
 
-    @field_validator("maps", "heads", "withheld", "cors_origins", mode="before")
+    @field_validator("maps", "heads", "withheld", "records", "sensitive", "cors_origins", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """A list from a text with commas."""

@@ -24,6 +24,7 @@ from tiles.settings import Settings
 if TYPE_CHECKING:
     from tiles.library import Library
     from tiles.shelf import Listed
+    from tiles.warming import Warmer
 
 GRIDS = ("california", "north-america", "global")  # the finest first
 REFRESH_S = 1.0
@@ -193,6 +194,10 @@ class Shown:
     def grids(self) -> list[GridAbout]:
         """The grids."""
         return self.open().grids()
+
+    def warm(self) -> Warmer:
+        """Start to compute ahead what maps of many species share; the thread that does."""
+        return self.open().warm()
 
     def ready(self) -> None:
         """Raise an error where a sample tile cannot be made."""

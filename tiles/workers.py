@@ -134,7 +134,9 @@ class _Supervisor:
         return status
 
     def _start(self, k: int) -> None:
-        process = self.spawn.Process(target=_work, args=(self.settings, self.sockets[k]), name=f"worker {k}")
+        # One worker computes ahead; the others find its work in the cache folder.
+        settings = self.settings.model_copy(update={"warm": self.settings.warm and k == 0})
+        process = self.spawn.Process(target=_work, args=(settings, self.sockets[k]), name=f"worker {k}")
         process.start()
         self.workers[k] = process
 
