@@ -155,6 +155,9 @@ def make_warp(cells: Cells, tile: Tile, level: int | None = None) -> Warp:
     shape = level_shape(cells.shape, level)
     transform = level_transform(cells.transform, cells.shape, level)
     col, row = pixels(cells.crs, transform, shape[1], tile)
+    whole = _all_inside(col, row, shape) if columns.all() and lines.all() else None
+    if whole is not None:
+        return Warp(level, *whole)
     inside = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])  # False for NaN
     inside &= columns & lines[:, None]
     if not inside.any():
@@ -166,6 +169,24 @@ def make_warp(cells: Cells, tile: Tile, level: int | None = None) -> Warp:
     index[inside] = (rows - top) * window.width + (cols - left)
     index.flags.writeable = False
     return Warp(level, window, index)
+
+
+def _all_inside(col: Floats, row: Floats, shape: tuple[int, int]) -> tuple[Window, NDArray[np.int32]] | None:
+    """Window and index of pixels that are all on a grid, in a third of the time; None where some are not."""
+    col, row = _once(col, 0), _once(row, 1)
+    top, left, bottom, right = (float(end) for end in (row.min(), col.min(), row.max(), col.max()))
+    if not (top >= 0 and left >= 0 and bottom < shape[0] and right < shape[1]):  # False for NaN
+        return None
+    window = Window(int(top), int(left), int(bottom) - int(top) + 1, int(right) - int(left) + 1)
+    rows, cols = row.astype(np.int32), col.astype(np.int32)  # rounds down, as none is negative
+    index = (rows - window.row) * window.width + (cols - window.col)
+    index.flags.writeable = False
+    return window, index
+
+
+def _once(values: Floats, axis: int) -> Floats:
+    """One row or column of values that are the same along an axis by broadcasting; all of others."""
+    return values.take([0], axis) if values.strides[axis] == 0 else values
 
 
 def pixels(crs: str, transform: Affine, width: int, tile: Tile) -> tuple[Floats, Floats]:
@@ -314,20 +335,23 @@ def _cells(crs: str, transform: Affine, lon: Floats, lat: Floats) -> Floats:
 
 def _between(coarse: Floats, factor: int) -> Floats:
     """A lattice (2, n + 1, n + 1) made `factor` times denser by bilinear interpolation."""
-    at = np.arange((coarse.shape[1] - 1) * factor + 1) / factor
-    return _interpolated(coarse, at)
+    weights = _weights(coarse.shape[1], factor, 0.0)
+    return weights @ coarse @ weights.T
 
 
 def _centres(lattice: Floats, step: int) -> Floats:
     """Values (2, size, size) at pixel centres from a lattice at corners `step` pixels apart."""
-    at = (np.arange((lattice.shape[1] - 1) * step) + 0.5) / step
-    return _interpolated(lattice, at)
+    weights = _weights(lattice.shape[1], step, 0.5)
+    return weights @ lattice @ weights.T
 
 
-def _interpolated(lattice: Floats, at: Floats) -> Floats:
-    """Bilinear values (2, m, m) of a lattice at the same m places along either axis."""
-    low = np.minimum(at.astype(np.intp), lattice.shape[1] - 2)
-    part = at - low
-    rows = lattice[:, low] * (1 - part)[:, None] + lattice[:, low + 1] * part[:, None]
-    both: Floats = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
-    return both
+@lru_cache(maxsize=64)
+def _weights(points: int, factor: int, first: float) -> Floats:
+    """Weights (m, points) of lattice points for linear values at `first`, `first` + 1, ... of `factor`."""
+    count = (points - 1) * factor + (first == 0)
+    at = (np.arange(count) + first) / factor
+    low = np.minimum(at.astype(np.intp), points - 2)
+    weights = np.zeros((count, points))
+    weights[np.arange(count), low] = 1 - (at - low)
+    weights[np.arange(count), low + 1] += at - low
+    return weights
