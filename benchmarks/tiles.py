@@ -52,6 +52,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -60,11 +61,14 @@ from typing import Any
 import numpy as np
 import psutil
 from PIL import Image
+from pyproj import Transformer
+from pyproj.enums import TransformDirection
 from scipy.ndimage import maximum_filter, minimum_filter
 
 HERE = Path(__file__).resolve().parent
 GRIDS = {"3857": "california-3857", "3310": "california"}  # CRS -> folder of maps
-BOX = (-124.4, 32.6, -114.2, 41.9)  # California: west, south, east, north
+BOX = (-370_000.0, -600_000.0, 536_000.0, 446_000.0)  # within the grid: west, south, east, north [m]
+HALF = 20_037_508.342789244  # half the side of the world in Web Mercator [m]
 ZOOMS = range(5, 11)
 COLOURS = ".png?rescale=0,1&colormap_name=ylorbr"  # of stock: those that ours has without being asked
 HEAVY = ("torch", "torchvision", "timm", "distributed")
@@ -249,13 +253,20 @@ class Clients:
         return Leg(got["ms"], got["seconds"], got["bytes"], got["cpu_s"], spent, bodies)
 
 
+@cache
 def tiles_of(zoom: int) -> list[tuple[int, int, int]]:
-    """Tiles of Web Mercator that meet the box."""
-    west, south, east, north = BOX
-    down = np.arcsinh(np.tan(np.radians([north, south]))) / np.pi
-    shares = (np.array([west, east]) + 180) / 360, (1 - down) / 2
-    (left, right), (top, bottom) = ((share * 2**zoom).astype(int).tolist() for share in shares)
-    return [(zoom, x, y) for x in range(left, right + 1) for y in range(top, bottom + 1)]
+    """Tiles of Web Mercator that meet the box; stock has no others in EPSG:3310."""
+    back = Transformer.from_crs("EPSG:3857", "EPSG:3310", always_xy=True)
+    west, south, east, north = back.transform_bounds(*BOX, direction=TransformDirection.INVERSE)
+    side = 2 * HALF / 2**zoom
+    found = []
+    for x in range(int((west + HALF) / side), int((east + HALF) / side) + 1):
+        for y in range(int((HALF - north) / side), int((HALF - south) / side) + 1):
+            left, top = x * side - HALF, HALF - y * side
+            bounds = back.transform_bounds(left, top - side, left + side, top)
+            if bounds[0] < BOX[2] and bounds[2] > BOX[0] and bounds[1] < BOX[3] and bounds[3] > BOX[1]:
+                found.append((zoom, x, y))
+    return found
 
 
 def draw(species: Sequence[str], count: int, rng: np.random.Generator) -> list[Pair]:

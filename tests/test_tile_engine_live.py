@@ -37,10 +37,19 @@ from tiles.pyramid import level_shape
 POPPY = "eschscholzia-californica"
 
 
+def fitted_on(bundle: Path, grid: str) -> Path:
+    """Let the heads of a bundle say which grid they were fitted on."""
+    for folder in sorted((bundle / "heads").iterdir()):
+        heads = load_heads(folder)
+        save_heads(replace(heads, card={**heads.card, "grid": grid}), folder, overwrite=True)
+    return bundle
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
+    """Heads that do not tell their area, and two fields, so that every group is offered on both."""
     world = replace(named_grid("global", 200_000.0), name="global")
-    return make_bundle(tmp_path_factory.mktemp("b") / "bundle", [small_california(), world])
+    return fitted_on(make_bundle(tmp_path_factory.mktemp("b") / "bundle", [small_california(), world]), "")
 
 
 @pytest.fixture(scope="module")
@@ -460,3 +469,19 @@ def test_poppies_of_the_shipped_bundle_are_on_the_coast_and_not_in_the_sea(tmp_p
     (value,) = paint.point(poppy, -122.42, 37.77)
     assert 0 <= value <= 1 and paint.point(poppy, -123.2, 37.2) == [None]
     assert values(poppy.steps(Window(0, 0, 1, 1)), poppy.about.bands[0]).shape == (1, 1)
+
+
+def test_live_maps_open_on_the_grid_of_their_records_and_are_not_offered_beyond_it(tmp_path, monkeypatch):
+    world = replace(named_grid("global", 500_000), name="global")
+    bundle = make_bundle(tmp_path / "bundle", [small_california(), world])
+    monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
+    fitted_on(bundle, "california")
+    library = Library.open(cache_dir=tmp_path / "cache")
+    assert {about.grid for about in library.all()} == {"california"}
+    with pytest.raises(GridError, match="no map of it on grid 'global'"):
+        library.find(POPPY, "global")
+    fitted_on(bundle, "global")
+    library = Library.open(cache_dir=tmp_path / "cache")
+    assert {about.grid for about in library.all()} == {"california", "global"}
+    assert library.find(POPPY).about.grid == "global" and library.find(POPPY).about.home
+    assert not library.find(POPPY, "california").about.home

@@ -31,6 +31,7 @@ def live_about(entry: SpeciesEntry, group: LiveGroup) -> About:
         n_test=entry.n_test, thresholds=entry.thresholds, default_threshold=entry.default_threshold,
         scores=entry.scores, version=group.version, bands=(band,),
         credit={key: value for key, value in credit.items() if value}, stored=False,
+        home=group.home == group.field.grid.name,
     )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def group_about(name: str, members: list[About]) -> GroupAbout:
     first = members[0]
     grids = sorted({about.grid for about in members}, key=fineness)
     return GroupAbout(
-        name, name.replace("-", " ").capitalize() or "Other maps", first.meaning,
+        name, _title(name) or "Other maps", first.meaning,
         len({about.id for about in members}), tuple(grids),
         first.credit.get("data_credit", ""), first.credit.get("licence", ""),
     )  # fmt: skip
@@ -52,6 +53,12 @@ def grid_about(name: str, chosen: SpeciesMap) -> GridAbout:
     side = f"{size / 1000:g} km" if unit == "m" and size >= 1000 else f"{size:g} {unit}"
     title = f"{name.replace('-', ' ').title()}, {side}"
     return GridAbout(name, title, chosen.crs, size, unit, chosen.bbox, height * width)
+
+
+def _title(group: str) -> str:
+    """A name in words: capitals for the place, none for what lives there ("North America birds")."""
+    *place, kind = group.split("-")
+    return " ".join([*(word.capitalize() for word in place), kind if place else kind.capitalize()])
 
 
 @lru_cache(maxsize=64)

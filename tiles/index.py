@@ -78,7 +78,7 @@ class Index:
                 raise HeadsError(f"cannot show the map of {species}", f"it is not in group {group!r}", change)
         if grid is None:
             best = [record for record in members if record.about.group == members[0].about.group]
-            return min(best, key=lambda record: fineness(record.about.grid))
+            return min(best, key=lambda record: first_grid(record.about))
         on_grid = [record for record in members if record.about.grid == grid]
         if not on_grid:
             there = ", ".join(dict.fromkeys(f"?grid={record.about.grid}" for record in members))
@@ -90,6 +90,11 @@ class Index:
 def fineness(grid: str) -> tuple[int, str]:
     """Key that sorts the finest of the named grids first, others by name behind them."""
     return GRIDS.index(grid) if grid in GRIDS else len(GRIDS), grid
+
+
+def first_grid(about: About) -> tuple[bool, tuple[int, str]]:
+    """Key that sorts the grid to open with first: where the group was fitted, then the finest."""
+    return not about.home, fineness(about.grid)
 
 
 def standing(found: tuple[About, float]) -> tuple[bool, float]:

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from tiles.abouts import grid_about, group_about, live_about
 from tiles.blockfile import Block
 from tiles.blocks import one_thread
 from tiles.index import Index, Record, fineness, standing
-from tiles.live import Filled, LiveGroup, LiveMap
+from tiles.live import Filled, LiveGroup, LiveMap, within
 from tiles.lru import Lru
 from tiles.maps import About, GridAbout, GroupAbout, SpeciesMap, Steps
 from tiles.paint import point
@@ -245,7 +246,7 @@ class Library:
 
     @cached_property
     def _live(self) -> tuple[LiveGroup, ...]:
-        """Groups on the fields that fit them, the finest grid first."""
+        """Groups on the fields that fit them and lie in their area, the finest grid first."""
         fields = {}
         for name in sorted(self._catalog.field_paths, key=fineness):
             try:
@@ -256,8 +257,9 @@ class Library:
         made = []
         for group in self._catalog.groups:
             heads = self._catalog.heads(group)
+            home = fields.get(str(heads.card.get("grid") or ""))
             for each in fields.values():
-                if each.encoder_hash == heads.encoder_hash:
+                if each.encoder_hash == heads.encoder_hash and within(each, home):
                     caches = self._filled, self._levels, self._blocks
                     made.append(LiveGroup(heads, each, self._folder, *caches))
         return tuple(made)
@@ -282,7 +284,9 @@ class Library:
             records.setdefault((about.id, about.grid, about.group), Record(about, opened, listed=listed))
         for record in self._live_records:
             key = record.about.id, record.about.grid, record.about.group
-            records.setdefault(key, record)
+            there = records.setdefault(key, record)
+            if record.about.home and there is not record:
+                records[key] = replace(there, about=replace(there.about, home=True))
         return Index(tuple(records.values()))
 
     def _on_grid(self, lon: float, lat: float, grid: str, group: str | None) -> list[tuple[About, float]]:

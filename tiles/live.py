@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import shapely.geometry
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -78,6 +79,11 @@ class LiveGroup:
         self.version = hashlib.sha256(f"{heads.hash} {self._field_hash}".encode()).hexdigest()[:12]
 
     @property
+    def home(self) -> str:
+        """Name of the grid that the heads were fitted on; "" where they do not tell."""
+        return str(self.heads.card.get("grid") or "")
+
+    @property
     def whole(self) -> bool:
         """Whether maps of the grid are held whole: four of them at least fit into the memory for them."""
         height, width = self.field.grid.shape
@@ -118,6 +124,18 @@ class LiveGroup:
         z[0, block.columns] = block.z[np.count_nonzero(block.valid[:place])].view(np.float16)
         predicted: NDArray[np.float32] = self.heads.predict_transformed(z)[0]
         return predicted
+
+
+def within(field: EmbeddingField, home: EmbeddingField | None) -> bool:
+    """Whether a field lies in the area that heads were fitted on, to a degree; True where that is not known.
+
+    Beyond it a map is extrapolation without any record: `geomap render` makes one for who asks for it, but
+    none is offered to everybody who looks.
+    """
+    if home is None:
+        return True
+    area, inner = (shapely.geometry.shape(footprint(each.grid.geobox)[0]) for each in (home, field))
+    return bool(area.buffer(1.0).contains(inner))
 
 
 class Filled:

@@ -66,6 +66,7 @@ class About:
         bands: The layers, at least one.
         credit: data_credit, licence, imagery_credit, model and period where known.
         stored: Whether the pixels come from a rendered file.
+        home: Whether it lies on the grid that its group was fitted on.
     """
 
     id: str
@@ -84,6 +85,7 @@ class About:
     bands: tuple[Band, ...]
     credit: dict[str, str] = field(default_factory=dict)
     stored: bool = False
+    home: bool = False
 
 
 class SpeciesMap(Protocol):

@@ -27,7 +27,7 @@ from tiles.served import Served
 from tiles.shown import Shown
 
 NEITHER, ONLY_A, ONLY_B, BOTH, NOTHING = range(5)
-COLORS = ((217, 217, 217, 90), (230, 159, 0, 230), (148, 84, 190, 230), (48, 20, 52, 240), (0, 0, 0, 0))
+COLORS = ((255, 255, 229, 255), (230, 159, 0, 230), (148, 84, 190, 230), (48, 20, 52, 240), (0, 0, 0, 0))
 
 
 def add_compare_tiles(app: FastAPI, served: Served) -> None:

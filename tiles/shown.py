@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from geomap import names
 from tiles.errors import NotServedError
+from tiles.index import first_grid
 from tiles.maps import About, GridAbout, GroupAbout, SpeciesMap
 from tiles.settings import Settings
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tiles.shelf import Listed
     from tiles.warming import Warmer
 
-GRIDS = ("california", "north-america", "global")  # the finest first
 REFRESH_S = 1.0
 
 
@@ -142,7 +142,7 @@ class Shown:
 
         Args:
             species: Its id.
-            grid: Name of a grid; the finest if None.
+            grid: Name of a grid; the one that the group was fitted on, else the finest, if None.
             group: Name of a group; the best of the species if None.
 
         Raises:
@@ -157,7 +157,7 @@ class Shown:
                     found = f"{kind} {wanted!r}"
                     raise NotServedError(f"cannot show {species}", found, f"It has {', '.join(there)}.")
         best = [about for about in maps if about.group == maps[0].group]
-        return min(best, key=lambda about: _fineness(about.grid))
+        return min(best, key=first_grid)
 
     def find(self, species: str, grid: str | None = None, group: str | None = None) -> SpeciesMap:
         """The map of a species; arguments and refusals as in `choose`."""
@@ -210,12 +210,8 @@ def unique(values: Iterable[str]) -> list[str]:
 
 
 def ordered_grids(maps: Sequence[About]) -> list[str]:
-    """Names of the grids that maps lie on, the finest first."""
-    return sorted(unique(about.grid for about in maps), key=_fineness)
-
-
-def _fineness(grid: str) -> tuple[int, str]:
-    return GRIDS.index(grid) if grid in GRIDS else len(GRIDS), grid
+    """Names of the grids that maps lie on, the one to open with first."""
+    return unique(about.grid for about in sorted(maps, key=first_grid))
 
 
 def _worth(about: About) -> tuple[bool, float]:
