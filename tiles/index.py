@@ -97,12 +97,17 @@ def first_grid(about: About) -> tuple[bool, tuple[int, str]]:
     return not about.home, fineness(about.grid)
 
 
-def standing(found: tuple[About, float]) -> tuple[bool, float]:
-    """Sorts species that reach their threshold first, then by value / threshold."""
+def standing(found: tuple[About, float]) -> tuple[bool, bool, float]:
+    """Sorts the species of a place: those that reach their threshold first, probabilities before suitabilities.
+
+    Probabilities of one kind of survey can be compared, so the most probable comes first. Suitabilities of two
+    species cannot; theirs is the order of value / threshold.
+    """
     about, value = found
     known = about.thresholds.get(about.default_threshold or "")
     threshold = known.value if known is not None and known.value > 0 else 0.5
-    return value < threshold, -value / threshold
+    comparable = about.meaning == "probability"
+    return value < threshold, not comparable, -value if comparable else -value / threshold
 
 
 def _family(about: About) -> str:

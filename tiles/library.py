@@ -139,9 +139,8 @@ class Library:
             limit: How many at most.
 
         Returns:
-            What is known of a map and its value, those that reach their default threshold first, then by
-            value / threshold, falling. Every species once, by its best group. Of maps that lie in files only,
-            the first 200 are looked at.
+            What is known of a map and its value, in the order of `tiles.index.standing`. Every species once,
+            by its best group. Of maps that lie in files only, the first 200 are looked at.
 
         Raises:
             GridError: No place on earth, or no such grid.

@@ -110,7 +110,7 @@ export class QueryPanel {
     const known = species.filter((each) => each.value !== null);
     this.lives.replaceChildren(
       h("h3", {}, "What lives here"),
-      known.some((each) => each.above) ? h("p", { class: "muted" }, "Farthest above its own threshold first; ✓ is above it.") : "",
+      known.some((each) => each.above) ? h("p", { class: "muted" }, "✓ is above its own threshold. Most probable first; suitabilities, which cannot be compared, by how far they are above it.") : "",
       known.length
         ? h("ol", { class: "lives" }, known.map((each) => this.#entry(each)))
         : h("p", { class: "muted" }, "No species has data at this place."),
