@@ -98,10 +98,10 @@ def first_grid(about: About) -> tuple[bool, tuple[int, str]]:
 
 
 def standing(found: tuple[About, float]) -> tuple[bool, bool, float]:
-    """Sorts the species of a place: those that reach their threshold first, probabilities before suitabilities.
+    """Sorts the species of a place: those that reach their threshold first, then probabilities.
 
-    Probabilities of one kind of survey can be compared, so the most probable comes first. Suitabilities of two
-    species cannot; theirs is the order of value / threshold.
+    Probabilities of one kind of survey can be compared, so the most probable comes first. Suitabilities of
+    two species cannot; theirs is the order of value / threshold.
     """
     about, value = found
     known = about.thresholds.get(about.default_threshold or "")
