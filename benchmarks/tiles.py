@@ -79,7 +79,8 @@ AT_LEAST = {
 }  # fmt: skip
 AT_MOST = {
     "live_first_3857": 1.0, "live_first_3310": 1.0, "tail_3857": 3.0, "tail_3310": 3.0,
-    "two_3857_ms": 15.0, "two_3310_ms": 15.0, "rss_growth": 0.1, "start_stored_s": 3.0, "start_live_s": 3.0, "heavy": 0,
+    "two_3857_ms": 15.0, "two_3310_ms": 15.0, "rss_growth": 0.1, "start_stored_s": 3.0, "start_live_s": 3.0,
+    "heavy": 0,
 }  # fmt: skip
 Pair = tuple[str, tuple[int, int, int]]  # a species and a tile
 

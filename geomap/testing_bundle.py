@@ -53,12 +53,13 @@ def small_california(resolution: float = 20_000.0) -> Grid:
     return replace(named_grid("california", resolution), name="california")
 
 
-def make_bundle(folder: Path, grids: Sequence[Grid] | None = None) -> Path:
+def make_bundle(folder: Path, grids: Sequence[Grid] | None = None, home: str | None = None) -> Path:
     """Write a bundle of fields and three groups of heads, without encoders.
 
     Args:
         folder: Where to.
         grids: One field each; `small_california()` if None. The heads are fitted on the first.
+        home: Name of the grid that the heads say they were fitted on; that of the first if None.
 
     Returns:
         The folder.
@@ -69,9 +70,12 @@ def make_bundle(folder: Path, grids: Sequence[Grid] | None = None) -> Path:
         write_field(folder / "plain.zarr", grid)
         pack_field(folder / "plain.zarr", folder / "fields" / f"{grid.name}.zarr.zip")
         shutil.rmtree(folder / "plain.zarr")
-    home = open_field(folder / "fields" / f"{grids[0].name}.zarr.zip")
+    first = open_field(folder / "fields" / f"{grids[0].name}.zarr.zip")
     for seed, (name, (meaning, species)) in enumerate(GROUPS.items()):
-        save_heads(make_heads(name, meaning, species, home, seed), folder / "heads" / name)
+        heads = make_heads(name, meaning, species, first, seed)
+        if home is not None:
+            heads = replace(heads, card={**heads.card, "grid": home})
+        save_heads(heads, folder / "heads" / name)
     return folder
 
 

@@ -20,13 +20,14 @@ def test_what_lives_here_agrees_with_every_map(client):
     answer = client.get("/at/-119.5,37.0").json()
     assert (answer["lon"], answer["lat"], answer["grid"]) == (-119.5, 37.0, "california")
     assert len({entry["id"] for entry in answer["species"]}) == len(answer["species"]) == 6
-    ratios = []
+    order = []
     for entry in answer["species"]:
         chosen = shown.find(entry["id"], entry["grid"], entry["group"])
         assert entry["value"] == pytest.approx(paint.point(chosen, -119.5, 37.0)[0], abs=1e-4)
         assert entry["above"] == (entry["value"] >= entry["threshold"])
-        ratios.append((entry["above"], entry["value"] / entry["threshold"]))
-    assert ratios == sorted(ratios, reverse=True)
+        comparable = entry["meaning"] == "probability"
+        order.append((entry["above"], comparable, entry["value"] / (1 if comparable else entry["threshold"])))
+    assert order == sorted(order, reverse=True) and {step[1] for step in order} == {True, False}
     few = client.get("/at/-119.5,37.0?limit=2&group=california-plants").json()["species"]
     assert len(few) == 2
     assert {entry["group"] for entry in few} == {"california-plants"}

@@ -59,7 +59,7 @@ def served(folder: Path) -> Iterator[str]:
     """The address of a server in a process of its own, with two small grids and three groups."""
     need_the_page()
     abroad = replace(named_grid("north-america", 200_000.0), name="north-america")
-    bundle = make_bundle(folder / "bundle", [small_california(), abroad])
+    bundle = make_bundle(folder / "bundle", [small_california(), abroad], home="")  # offered on both
     keep_records(bundle / "heads" / "california-plants" / "records.parquet")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
