@@ -69,15 +69,16 @@ function chooseSpecies(item) {
   store.set({ species: item.id, layer: "", threshold: "", grid: kept(grid, item.grids), group: kept(group, item.groups) }, true);
 }
 
-/** The species of the state, or the first of the first group. */
+/** The species of the state, or the one with the most records of the first group. */
 async function show() {
   const { state } = store;
   byId("map").setAttribute("aria-busy", "true");
   try {
     if (!state.species) {
-      const listed = await ask("species", { group: state.group || groups[0].name, limit: 1 });
+      const listed = await ask("species", { group: state.group || groups[0].name, limit: 500 });
       if (!listed.species.length) throw new Error("There is no species to show. Fit or render one, then load this page again.");
-      await first.load({ ...state, species: listed.species[0].id });
+      const most = listed.species.reduce((best, each) => ((each.records ?? 0) > (best.records ?? 0) ? each : best));
+      await first.load({ ...state, species: most.id });
     } else {
       await first.load(state);
     }
