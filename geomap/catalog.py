@@ -27,6 +27,8 @@ from geomap.errors import FieldError, HeadsError, NameNotFoundError
 from geomap.heads import SpeciesHeads, load_heads
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from geomap.field import EmbeddingField
 
 
@@ -141,6 +143,25 @@ class Catalog:
             if key not in best or _worth(entry) > _worth(best[key]):
                 best[key] = entry
         return list(best.values())
+
+    @property
+    def species(self) -> pd.DataFrame:
+        """Every species of every group, a row each: names, group, meaning, records, thresholds, scores."""
+        import pandas as pd
+
+        rows = []
+        for entry in self.entries():
+            row: dict[str, object] = {"scientificName": entry.scientific, "vernacularName": entry.vernacular}
+            row |= {"group": entry.group, "meaning": entry.meaning, "records": entry.records}
+            for key, score in entry.scores.items():
+                row |= {key: score.value, f"null_{key}": score.null}
+            rows.append(row | {key: threshold.value for key, threshold in entry.thresholds.items()})
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        from geomap.html import catalog_html
+
+        return catalog_html(self)
 
     def search(self, text: str) -> list[SpeciesEntry]:
         """The entries with a name, common name or synonym that contains a text, in any case."""

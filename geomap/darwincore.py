@@ -25,6 +25,7 @@ import pandas as pd
 from geomap.columns import Kind, header_key, matched_headers, table_kind, unreadable
 from geomap.errors import RecordsError
 
+IN_MEMORY = Path("the table")  # what stands for a file's name in messages
 NUMBERS = ("decimalLongitude", "decimalLatitude", "coordinateUncertaintyInMeters")
 EMPTY = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N")
 
@@ -45,11 +46,11 @@ class RawTable:
     source: str
 
 
-def read_table(path: str | Path) -> RawTable:
+def read_table(path: str | Path | pd.DataFrame) -> RawTable:
     """Read a table of records in any of the formats of READERS.
 
     Args:
-        path: A file.
+        path: A file; or a table in memory, with points in a column of geometry or with coordinates.
 
     Returns:
         The table, with at least one row and all columns that its kind needs.
@@ -57,6 +58,8 @@ def read_table(path: str | Path) -> RawTable:
     Raises:
         RecordsError: The file is missing, unreadable, truncated, not UTF-8, empty, or lacks a column.
     """
+    if isinstance(path, pd.DataFrame):
+        return table_in_memory(path)
     path = Path(path)
     if not path.is_file():
         raise unreadable(path, "no such file", "Check the path")
@@ -67,6 +70,20 @@ def read_table(path: str | Path) -> RawTable:
         raise unreadable(path, str(error), "Check that the file is whole and may be read") from error
     if frame.empty:
         raise unreadable(path, "the table has no rows", "Give a table with at least one record")
+    return RawTable(frame, table_kind(frame.columns), source)
+
+
+def table_in_memory(table: pd.DataFrame) -> RawTable:
+    """A pandas or GeoPandas table as if it had been read; errors as in `read_table`."""
+    if table.empty:
+        raise unreadable(IN_MEMORY, "the table has no rows", "Give a table with at least one record")
+    if hasattr(type(table), "crs"):  # of GeoPandas; a column may have that name, too
+        frame = _points_table(IN_MEMORY, table)
+    else:
+        columns = matched_headers(IN_MEMORY, [str(c) for c in table.columns])
+        frame = _as_text(table, columns, keep=NUMBERS)
+    rows = pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    source = f"{IN_MEMORY} sha256:{hashlib.sha256(rows).hexdigest()}"
     return RawTable(frame, table_kind(frame.columns), source)
 
 

@@ -166,6 +166,11 @@ class EmbeddingField:
             raise damaged(self.path, f"chunk {i}/{j}: {error}") from error
         return embedding, valid.astype(np.bool_)
 
+    def _repr_html_(self) -> str:
+        from geomap.html import field_html
+
+        return field_html(self)
+
     def _check_window(self, window: Window) -> None:
         height, width = self.grid.shape
         inside = min(window) >= 0

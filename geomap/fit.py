@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from geomap import api
 from geomap.background import BACKGROUND, extent_of
+from geomap.callable_module import make_callable
 from geomap.catalog import Catalog, bundle_path
 from geomap.checks import Checks
 from geomap.checks import lonlat_of as lonlat_columns
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 RECORDS_FILE = "records.parquet"  # beside the heads
+UNSAVED = "fitted"  # name of heads that no folder gives a name
 SHOWN_COLUMNS = (
     "scientificName", "vernacularName", "decimalLongitude", "decimalLatitude", "eventDate",
     "coordinateUncertaintyInMeters", "license",
@@ -57,9 +60,9 @@ SURVEY_SCORES = (
 class FitRequest:
     """Everything that `geomap.fit` is asked for."""
 
-    out: Path  # folder of the heads; its name becomes theirs
-    records: Path | None = None  # presence-only table
-    surveys: Path | None = None  # complete surveys
+    out: Path | None  # folder of the heads; its name becomes theirs; None: they are not written
+    records: Path | pd.DataFrame | None = None  # presence-only table
+    surveys: Path | pd.DataFrame | None = None  # complete surveys
     field: Path | None = (
         None  # embedding field; None with grid and imagery None: the shipped one that fits the records
     )
@@ -129,7 +132,7 @@ def fit(
 def fit_heads(
     request: FitRequest, config: FitConfig | None = None, progress: Progress = lambda stage: None
 ) -> SpeciesHeads:
-    """Read, fit, score and save a group of species.
+    """Read, fit, score and, where a folder is given, save a group of species.
 
     Args:
         request: What to fit on, and where to.
@@ -137,14 +140,15 @@ def fit_heads(
         progress: Told about each stage.
 
     Returns:
-        The heads as saved.
+        The heads, as saved.
 
     Raises:
         RecordsError, FieldError, ImageryError, HeadsError: Something given cannot be used.
         OutputError: The output exists, or cannot be written.
     """
     refuse_nonsense(request)
-    require_free(request.out, request.overwrite)
+    if request.out is not None:
+        require_free(request.out, request.overwrite)
     progress("reading the records")
     tables = read_tables(request)
     source = source_of(request, np.concatenate([lonlat_of(table) for table in tables]))
@@ -156,12 +160,14 @@ def fit_heads(
 
     config = replace(config or FitConfig(), seed=request.seed)
     card = card_of(request, tables, source, gathered, degrees, config)
-    group = Group(request.out.resolve().name, gathered.taxa, source.encoder_hash, card)
+    name = UNSAVED if request.out is None else request.out.resolve().name
+    group = Group(name, gathered.taxa, source.encoder_hash, card)
     heads = fit_species(gathered.sites, group, fold, config, source.field, progress)
-    progress("saving")
-    save_heads(heads, request.out, request.overwrite)
-    if request.keep_records:
-        keep_records(tables, heads, request.out)
+    if request.out is not None:
+        progress("saving")
+        save_heads(heads, request.out, request.overwrite)
+        if request.keep_records:
+            keep_records(tables, heads, request.out)
     return heads
 
 
@@ -342,6 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return run(app, argv)
 
+
+make_callable(__name__, api.fit)
 
 if __name__ == "__main__":
     sys.exit(main())

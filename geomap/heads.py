@@ -105,6 +105,11 @@ class SpeciesHeads:
                 "Use a field and heads of the same encoders, or fit the heads again on this field",
             )
 
+    def _repr_html_(self) -> str:
+        from geomap.html import heads_html
+
+        return heads_html(self)
+
     @cached_property
     def _names(self) -> names.NameIndex:
         return names.name_index(self.species)

@@ -19,6 +19,8 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from geomap import api
+from geomap.callable_module import make_callable
 from geomap.catalog import Catalog, bundle_path
 from geomap.cli import run
 from geomap.errors import OutputError, RecordsError
@@ -165,7 +167,7 @@ def predict_points(
     return scores
 
 
-def refuse_unusable(path: Path, counts: Counts) -> None:
+def refuse_unusable(path: Path | str, counts: Counts) -> None:
     """Refuse a table without rows, with coordinates the wrong way round, or with no point to predict at."""
     if counts.rows == 0:
         raise RecordsError(f"cannot predict at {path}", "the table has no rows", "Give at least one point")
@@ -199,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return run(app, argv)
 
+
+make_callable(__name__, api.predict)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Species records, checked once; every dropped row is counted by its reason.
 
-    python -m geomap.records FILE [--strict] [--report OUT.json]
+    python -m geomap.records FILE [--strict] [--report OUT.json] [--json]
 
 Two kinds: presence-only records (where a species was seen, nothing said about elsewhere) and complete surveys
 (a species without a row at a visited location was not met there).
@@ -8,6 +8,7 @@ Two kinds: presence-only records (where a species was seen, nothing said about e
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -154,12 +155,15 @@ class Records:
 
 
 def read_records(
-    path: str | Path, checks: Checks | None = None, strict: bool = False, land: LandTest | None = None
+    path: str | Path | pd.DataFrame,
+    checks: Checks | None = None,
+    strict: bool = False,
+    land: LandTest | None = None,
 ) -> Records:
     """Read and check presence-only records.
 
     Args:
-        path: A table in any format of `geomap.darwincore`.
+        path: A table in any format of `geomap.darwincore`, or in memory.
         checks: Limits; the defaults of Checks when None.
         strict: Refuse the table when a row would be dropped.
         land: True where a land species may be recorded; `geomap.land.near_land` when None.
@@ -174,7 +178,7 @@ def read_records(
     raw = read_table(path)
     if raw.kind == "survey":
         raise RecordsError(
-            f"cannot read {Path(path).name} as presence-only records",
+            f"cannot read {file_of(raw)} as presence-only records",
             "columns visits and detections",
             "Read it as a survey (--surveys): a row with no detections is an absence",
         )
@@ -182,7 +186,10 @@ def read_records(
 
 
 def read_surveys(
-    path: str | Path, checks: Checks | None = None, strict: bool = False, land: LandTest | None = None
+    path: str | Path | pd.DataFrame,
+    checks: Checks | None = None,
+    strict: bool = False,
+    land: LandTest | None = None,
 ) -> Records:
     """Read and check complete surveys; arguments as in `read_records`.
 
@@ -197,7 +204,7 @@ def read_surveys(
     raw = read_table(path)
     if raw.kind == "presence":
         raise RecordsError(
-            f"cannot read {Path(path).name} as surveys",
+            f"cannot read {file_of(raw)} as surveys",
             "no columns visits and detections",
             "Add them, or read it as presence-only records (--records)",
         )
@@ -228,6 +235,11 @@ def _survey(raw: RawTable, checks: Checks, strict: bool, land: LandTest | None) 
     return _finished(raw, checks, strict, kept, surveys.locations_of(sited.frame))
 
 
+def file_of(raw: RawTable) -> str:
+    """Name of the file that a table was read from."""
+    return raw.source.split(" sha256:")[0]
+
+
 def _land_test(checks: Checks) -> LandTest:
     from geomap.land import near_land
 
@@ -238,7 +250,7 @@ def _finished(
     raw: RawTable, checks: Checks, strict: bool, kept: Sifted, locations: pd.DataFrame | None = None
 ) -> Records:
     """Records of the rows that passed; a refusal when none did, or when `strict` and one did not."""
-    what, left = f"cannot use {raw.source.split(' sha256:')[0]}", kept.frame
+    what, left = f"cannot use {file_of(raw)}", kept.frame
     if left.empty:
         found = f"all {len(raw.frame)} rows were dropped: {kept.reasons()}"
         raise RecordsError(what, found, "Mend the rows, or loosen the checks")
@@ -258,10 +270,21 @@ def _finished(
     )
 
 
+EPILOG = """
+Examples:
+
+    geomap records mine.csv
+    geomap records gbif.zip --max-uncertainty 1000 --report dropped.json
+    geomap records mine.csv --json | jq .dropped
+
+A table with columns visits and detections is read as complete surveys, any other as presence-only records.
+Nothing is changed in the file.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def command(
     file: Annotated[Path, typer.Argument(help="CSV, TSV (also .gz), DwC-A zip, GeoParquet or GeoPackage.")],
     strict: Annotated[bool, typer.Option(help="Refuse the table when a row would be dropped.")] = False,
@@ -271,6 +294,7 @@ def command(
     missing_uncertainty: Annotated[Choice, typer.Option(help="Records without an uncertainty.")] = "keep",
     obscured: Annotated[Choice, typer.Option(help="Coordinates blurred on purpose.")] = "drop",
     sea: Annotated[bool, typer.Option(help="Keep records at sea.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check a table of records and say what would be dropped, and why."""
     from rich.console import Console
@@ -288,6 +312,9 @@ def command(
     found = read_either(file, checks, strict)
     if report is not None:
         write_report(found.report(), report)
+    if as_json:
+        typer.echo(json.dumps(found.report(), indent=1, ensure_ascii=False, allow_nan=False))
+        return
     Console().print(report_table(found.report()))
 
 

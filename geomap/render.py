@@ -17,6 +17,8 @@ from typing import Annotated
 
 import typer
 
+from geomap import api
+from geomap.callable_module import make_callable
 from geomap.cli import run
 
 app = typer.Typer(add_completion=False)
@@ -88,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     return run(app, argv)
 
+
+make_callable(__name__, api.render)
 
 if __name__ == "__main__":
     sys.exit(main())
