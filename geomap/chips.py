@@ -10,6 +10,7 @@ result has the same bytes as one that was never stopped.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -22,10 +23,20 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from geomap.cli import run
 
+EPILOG = """
+Examples:
+
+    geomap chips --records R.csv --imagery mosaic.tif --out chips
+    geomap chips --records R.csv --imagery deep.tif --out deep --dtype uint16
+    geomap chips --records R.csv --imagery mosaic.tif --out chips --resume
+
+The last one, with the options of the run that was stopped, does the rest.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def chips(
     records: Annotated[Path, typer.Option(help="Table of records: CSV, TSV, DwC-A zip, GeoParquet ...")],
     imagery: Annotated[
@@ -49,6 +60,7 @@ def chips(
     credit: Annotated[str, typer.Option(help="Credit line of the imagery, kept in the card.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Finish a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing chips.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card of the chips as JSON.")] = False,
 ) -> None:
     """Cut aerial chips around records."""
     from geomap.checks import Checks
@@ -64,10 +76,19 @@ def chips(
     table = read_records(records, checks)
     console = Console(stderr=True)
     started = time.monotonic()
-    columns = (TextColumn("cutting"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    speed = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("cutting"), BarColumn(), TaskProgressColumn(), speed, TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("cutting", total=None)
+            task = bar.add_task("cutting", total=None, rate="")
+            first: list[tuple[float, int]] = []  # what an earlier run had cut does not count for the rate
+
+            def show(done: int, total: int) -> None:
+                first.append((time.monotonic(), done))
+                passed = first[-1][0] - first[0][0]
+                rate = f"{(done - first[0][1]) / passed:,.0f} chips/s" if passed > 0 else ""
+                bar.update(task, completed=done, total=total, rate=rate)
+
             card = cut(
                 table,
                 source,
@@ -76,11 +97,14 @@ def chips(
                 resume=resume,
                 overwrite=overwrite,
                 credit=credit,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
     except KeyboardInterrupt:
         console.print(f"{out} is unfinished: the same command with --resume does the rest.", soft_wrap=True)
         raise
+    if as_json:
+        typer.echo(json.dumps(card, indent=1, ensure_ascii=False))
+        return
     told = ", ".join(f"{rows:,} {reason}" for reason, rows in card["dropped"].items()) or "none"
     Console(highlight=False).print(
         f"{out}: {card['chips']:,} chips of {pixels} x {pixels} pixels, {card['records']:,} records of "

@@ -2,7 +2,8 @@
 
     geomap render --species "Eschscholzia californica"      # the same as python -m geomap.render ...
 
-Exit codes: 0 done, 2 refused (three lines on stderr: what, found, change), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 `geomap doctor` found something wrong, 2 refused (three lines on stderr: what, found,
+change), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,7 +34,36 @@ COMMANDS = {
     "chips": ("geomap.chips", "Cut aerial chips around records, for training on them."),
     "fit": ("geomap.fit", "Fit species heads on records or surveys."),
     "predict": ("geomap.predict", "Predict species at points."),
+    "serve": ("tiles.__main__", "Serve maps of species as tiles and as a web page."),
+    "doctor": ("geomap.doctor", "Check that this machine, the installation and the bundle are in order."),
 }
+# Run as modules in place of this process: the map side does not load the tile server.
+PROGRAMS = {"serve": "tiles"}
+MANUAL = """
+Options:
+  --help                          Print this.
+  --version                       Print the version.
+  --install-completion [SHELL]    Complete commands and options in bash, zsh or fish; the shell of $SHELL
+                                  when none is given.
+  --show-completion [SHELL]       Print what that would install.
+
+Examples:
+  geomap species --search wren
+  geomap render --species "Eschscholzia californica"
+  geomap records mine.csv && geomap fit --records mine.csv --out heads/mine
+  geomap serve --open
+  geomap doctor
+
+Exit codes:
+  0    Done.
+  1    geomap doctor found something wrong.
+  2    Refused: what cannot be done, what was found and what to change stand on stderr.
+  130  Stopped by Ctrl-C.
+
+Environment:
+  GEOMAP_BUNDLE    Folder of encoders, fields and heads in place of the shipped one.
+  GEOMAP_TILES_*   Settings of geomap serve (docs/tile-server.md).
+  NO_COLOR         Set, it turns colours off; they are off where output is not a terminal, too."""
 
 # What the operating system says when a place cannot be used, and what helps.
 DISK_ERRORS = {
@@ -62,14 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if "_GEOMAP_COMPLETE" in os.environ:  # the shell asks what may come next
+        from geomap.completion import answer
+
+        return answer()
     if not args or args[0] in ("-h", "--help"):
         Console(stderr=not args).print(overview(), markup=False, highlight=False, soft_wrap=True)
         return 0 if args else 2
     if args[0] == "--version":
         Console().print(f"geomap {version('geomap')}", markup=False, highlight=False)
         return 0
+    if args[0] in ("--install-completion", "--show-completion"):
+        return set_up_completion(args)
     if args[0] not in COMMANDS:
         return refuse(unknown_command(args[0]))
+    if args[0] in PROGRAMS:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", PROGRAMS[args[0]], *args[1:]])
     module = importlib.import_module(COMMANDS[args[0]][0])
     return run(module.app, args[1:], prog=f"geomap {args[0]}")
 
@@ -83,7 +122,8 @@ def run(app: typer.Typer, argv: Sequence[str] | None, prog: str | None = None) -
         prog: The program's name in help texts; found from the process when None.
 
     Returns:
-        0 when done, 2 when the command refused (said on stderr), 130 when stopped by Ctrl-C.
+        0 when done, 2 when the command refused (said on stderr), 130 when stopped by Ctrl-C; the code of a
+        command that ends with one of its own.
 
     Raises:
         OSError: Of a kind that is not about a place to read or write: a fault of ours, like all else.
@@ -121,11 +161,26 @@ def refuse(error: ThreePartError) -> int:
     return 2
 
 
+def set_up_completion(args: Sequence[str]) -> int:
+    """Run `geomap --install-completion` or `--show-completion`; see `geomap.completion.set_up`."""
+    from geomap.completion import set_up
+
+    try:
+        return set_up(args)
+    except CommandError as error:
+        return refuse(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return refuse(disk_error(error))
+
+
 def overview() -> str:
-    """The help text of `geomap`: every command with its one line."""
+    """The help text of `geomap`: every command with its one line, options, examples and exit codes."""
     width = max(map(len, COMMANDS))
     rows = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
-    return "\n".join(["Usage: geomap COMMAND [OPTIONS]      (geomap COMMAND --help says more)", "", *rows])
+    usage = "Usage: geomap COMMAND [OPTIONS]      (geomap COMMAND --help says more)"
+    return "\n".join([usage, "", "Commands:", *rows, MANUAL])
 
 
 def unknown_command(name: str) -> CommandError:

@@ -8,6 +8,7 @@ the same bytes as one that was never stopped.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,10 +27,20 @@ if TYPE_CHECKING:
     from geomap.grid import Grid
     from geomap.sweep import Progress as SweepProgress
 
+EPILOG = """
+Examples:
+
+    geomap embed --grid california --imagery mosaic.tif --out mine.zarr
+    geomap embed --bbox -121 37 -120 38 --imagery mosaic.tif --out box.zarr
+    geomap embed --grid california --imagery mosaic.tif --out mine.zarr --resume
+
+The last one finishes what Ctrl-C, a crash or a full disk stopped; the bytes are those of a run in one go.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def embed(
     imagery: Annotated[
         str, typer.Option(help="Raster, VRT or COG (path or URL), or a STAC catalogue or API.")
@@ -58,6 +69,7 @@ def embed(
     credit: Annotated[str, typer.Option(help="Credit line of the imagery, kept in the field.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Finish a sweep that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Encode a grid's imagery into an embedding field."""
     from geomap.grid import grid_from_options
@@ -83,7 +95,7 @@ def embed(
         console = Console(stderr=True)
         console.print(f"{out} is unfinished: the same command with --resume does the rest.", soft_wrap=True)
         raise
-    _summarise(field, time.monotonic() - started)
+    _summarise(field, time.monotonic() - started, as_json)
 
 
 def sweep_with_bar(encoders: Path, imagery: str, grid: Grid, out: Path, **options: Any) -> EmbeddingField:
@@ -129,11 +141,19 @@ def _bundled_encoders() -> Path:
     return bundle_path() / "encoders"
 
 
-def _summarise(field: EmbeddingField, seconds: float) -> None:
-    size = sum(entry["size"] for entry in field.files.values()) / 1e6
+def _summarise(field: EmbeddingField, seconds: float, as_json: bool) -> None:
+    size = sum(entry["size"] for entry in field.files.values())
+    if as_json:
+        told = {
+            "field": str(field.path), "grid": field.grid.name, "encoder_hash": field.encoder_hash,
+            "valid_cells": field.valid_cells, "land_cells": field.land_cells, "features": field.dim,
+            "bytes": size, "seconds": round(seconds, 3),
+        }  # fmt: skip
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        return
     Console(highlight=False).print(
         f"{field.path}: {field.valid_cells:,} of {field.land_cells:,} land cells, {field.dim} features, "
-        f"{size:,.1f} MB, {seconds:,.0f} s",
+        f"{size / 1e6:,.1f} MB, {seconds:,.0f} s",
         soft_wrap=True,
     )
 

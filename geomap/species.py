@@ -20,10 +20,21 @@ from geomap.errors import NameNotFoundError
 from geomap.names import accepted, normalise
 from geomap.report import species_table, wide_console
 
+EPILOG = """
+Examples:
+
+    geomap species --search wren
+    geomap species --heads heads/mine
+    geomap species --json | jq -r '.[].scientificName'
+
+A species in several groups of heads has an entry in each. Beside each AUC stands that of a model which knows
+coordinates only.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def species(
     search: Annotated[
         str | None, typer.Option(help="Text in a scientific or common name or synonym.")

@@ -96,6 +96,12 @@ def test_makes_a_folder_that_training_reads(command, tmp_path, capsys):
     np.testing.assert_allclose(expected, np.sort(scattered()[:, 0]), atol=1e-6)
 
 
+def test_prints_the_card_as_json(command, tmp_path, capsys):
+    assert main([*command, "--json"]) == 0
+    card = json.loads((tmp_path / "chips" / "card.json").read_text())
+    assert json.loads(capsys.readouterr().out) == card
+
+
 def test_the_card_carries_the_statistics_of_the_chips(command, tmp_path):
     """Pitfall 21: normalisation is measured once and saved."""
     assert main(command) == 0

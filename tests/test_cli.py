@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_command
 
 from geomap import cli
 from geomap.errors import GridError, OutputError
@@ -163,7 +167,7 @@ def test_version_is_that_of_the_distribution(capsys, repository):
     assert f'version = "{said}"' in (repository / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - set(cli.PROGRAMS)))
 def test_every_command_has_help_with_options_explained(name, capsys):
     module = importlib.import_module(cli.COMMANDS[name][0])
     assert cli.main([name, "--help"]) == 0
@@ -173,7 +177,7 @@ def test_every_command_has_help_with_options_explained(name, capsys):
     assert "Usage:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - set(cli.PROGRAMS)))
 def test_every_command_refuses_an_unknown_option(name, capsys):
     assert cli.main([name, "--no-such-option"]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -224,3 +228,153 @@ def test_ctrl_c_in_a_process_leaves_no_traceback(tmp_path):
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert err.strip() == "Stopped."
+
+
+def test_the_overview_is_a_manual_page():
+    said = cli.overview()
+    for part in ("Commands:", "Options:", "Examples:", "Exit codes:", "Environment:"):
+        assert f"\n{part}\n" in said
+    for code in ("0 ", "1 ", "2 ", "130 "):
+        assert f"\n  {code}" in said
+    assert max(map(len, said.splitlines())) <= 110
+
+
+def test_commands_in_the_examples_exist():
+    said = re.findall(r"geomap (\w+)", cli.MANUAL.split("Examples:")[1].split("Exit codes:")[0])
+    assert said
+    assert set(said) <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["species", "records", "embed", "chips", "serve", "doctor"])
+def test_help_of_a_command_ends_with_examples_that_it_understands(name):
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    command = get_command(module.app)
+    block = command.epilog.split("Examples:")[1]
+    lines = [line.strip() for line in block.splitlines() if line.startswith("    ")]
+    assert lines
+    for line in lines:
+        assert len(line) <= 76, "wrapped in a terminal of 80 columns"
+        words = shlex.split(line.split("|")[0])
+        assert words[:2] == ["geomap", name] or words[1:3] == ["geomap", name]
+        command.make_context(name, words[words.index(name) + 1 :])  # refuses an option that does not exist
+
+
+def run_script(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "geomap", *args],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def completed(line: str) -> list[str]:
+    """What bash is told may stand for the last word of a line."""
+    words = line.split(" ")
+    done = run_script(
+        COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1), _GEOMAP_COMPLETE="complete_bash"
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_completion_of_commands_options_and_values():
+    assert completed("geomap ") == list(cli.COMMANDS)
+    assert completed("geomap re") == ["render", "records"]
+    assert {"--version", "--help", "--install-completion"} <= set(completed("geomap --"))
+    assert completed("geomap species --se") == ["--search"]
+    assert completed("geomap serve --wor") == ["--workers"]
+    assert completed("geomap records --obscured ") == ["keep", "drop"]
+
+
+def test_completion_of_zsh_and_fish_brings_help():
+    asked = {"_TYPER_COMPLETE_ARGS": "geomap doc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    zsh = run_script(_GEOMAP_COMPLETE="complete_zsh", **asked).stdout
+    assert '"doctor":"Check that this machine' in zsh
+    fish = run_script(_GEOMAP_COMPLETE="complete_fish", **asked).stdout
+    assert fish.startswith("doctor\tCheck that this machine")
+
+
+def test_completion_of_a_command_loads_none():
+    code = (
+        "import sys, geomap.cli; code = geomap.cli.main([]);"
+        "sys.exit(code or bool({'torch', 'dask', 'rasterio', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
+    asked = {"COMP_WORDS": "geomap\nre", "COMP_CWORD": "1", "_GEOMAP_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, **asked}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["render", "records"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_show_completion_prints_a_script_that_asks_geomap(shell, capsys):
+    assert cli.main(["--show-completion", shell]) == 0
+    assert f"_GEOMAP_COMPLETE=complete_{shell}" in capsys.readouterr().out
+
+
+def test_bash_itself_completes_with_the_installed_script(tmp_path):
+    done = run_script("--install-completion", "bash", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / ".bash_completions" / "geomap.sh"
+    assert str(script) in done.stdout
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    program = Path(sys.executable).with_name("geomap")
+    ask = (
+        f"source {script}; COMP_WORDS=(geomap do); COMP_CWORD=1;"
+        f" _geomap_completion {program}; echo ${{COMPREPLY[@]}}"
+    )
+    by_bash = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, timeout=60)
+    assert by_bash.stdout.split() == ["doctor"], by_bash.stderr
+
+
+def test_completion_takes_the_shell_of_the_user(tmp_path):
+    done = run_script("--install-completion", HOME=str(tmp_path), SHELL="/usr/bin/fish")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".config" / "fish" / "completions" / "geomap.fish").is_file()
+
+
+@pytest.mark.parametrize("args", [["csh"], [], ["bash", "zsh"]])
+def test_completion_refuses_other_shells(args, monkeypatch, capsys):
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert cli.main(["--install-completion", *args]) == 2
+    assert "Change: Give one of: bash, zsh, fish." in capsys.readouterr().err
+
+
+def test_completion_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / ".bashrc").mkdir()
+    done = run_script("--install-completion", "bash", HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert lines_of(done.stderr)[0].startswith("Error: cannot use")
+
+
+def test_serve_runs_the_tile_server_in_place_of_this_process():
+    done = run_script("serve", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: python -m tiles" in done.stdout
+    refused = run_script("serve", "--port", "70000")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_colours_are_off_where_the_output_is_no_terminal():
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    for args in (["--help"], ["species", "--search", "wrentit"], ["species", "--help"], ["rendr"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "geomap", *args],
+            capture_output=True, text=True, timeout=60, env={**environment, "TERM": "xterm-256color"},
+        )  # fmt: skip
+        assert done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_reports_as_json(tmp_path, capsys):
+    table = tmp_path / "records.csv"
+    rows = ("scientificName,decimalLongitude,decimalLatitude", "Chamaea fasciata,-121.1234,38.4321",
+            "Chamaea fasciata,-122.2345,99.1")  # fmt: skip
+    table.write_text("\n".join(rows))
+    assert cli.main(["records", str(table), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows_in"], told["rows_kept"]) == (2, 1)
+    assert sum(told["dropped"].values()) == 1
+    assert cli.main(["species", "--search", "wrentit", "--json"]) == 0
+    assert {each["scientificName"] for each in json.loads(capsys.readouterr().out)} == {"Chamaea fasciata"}

@@ -61,6 +61,17 @@ def test_makes_a_field_and_says_so(command, tmp_path, capsys):
     assert "100%" in told.err
 
 
+def test_says_what_it_made_as_json(command, tmp_path, capsys):
+    assert main([*command, "--resolution", "5000", "--json"]) == 0
+    told, field = json.loads(capsys.readouterr().out), open_field(tmp_path / "f.zarr")
+    assert told.pop("seconds") > 0
+    assert told == {
+        "field": str(tmp_path / "f.zarr"), "grid": field.grid.name, "encoder_hash": field.encoder_hash,
+        "valid_cells": field.valid_cells, "land_cells": field.land_cells, "features": field.dim,
+        "bytes": sum(entry["size"] for entry in field.files.values()),
+    }  # fmt: skip
+
+
 def test_grid_options(command, tmp_path):
     assert main([*command, "--resolution", "5000", "--crs", "EPSG:6933", "--chunk", "64"]) == 0
     grid = open_field(tmp_path / "f.zarr").grid

@@ -15,11 +15,21 @@ from geomap.cli import run
 from tiles.listen import address_of, listening
 from tiles.settings import Settings, from_environment
 
+EPILOG = """
+Examples:
+
+    geomap serve --open
+    geomap serve --maps maps --heads heads/mine --port 8080 --workers 2
+    GEOMAP_TILES_CACHE_MB=512 geomap serve --no-bundle --maps s3://bucket/maps
+
+`python -m tiles` is the same as `geomap serve`. Ctrl-C ends it when open requests are answered.
+"""
+
 app = typer.Typer(add_completion=False)
 logger = logging.getLogger("tiles")
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def serve(
     maps: Annotated[
         list[str] | None,
