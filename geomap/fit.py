@@ -44,6 +44,17 @@ from geomap.records import Records, read_records, read_surveys
 if TYPE_CHECKING:
     from train.species import FitConfig
 
+EPILOG = """
+Examples:
+
+    geomap fit --records mine.csv --out heads/mine
+    geomap fit --records mine.csv --out heads/mine --keep-records
+    geomap fit --surveys routes.csv --grid north-america --out heads/routes
+
+`geomap records mine.csv` says before what would be dropped. Presence-only records give suitability, complete
+surveys probability.
+"""
+
 app = typer.Typer(add_completion=False)
 RECORDS_FILE = "records.parquet"  # beside the heads
 UNSAVED = "fitted"  # name of heads that no folder gives a name
@@ -84,7 +95,7 @@ class FitRequest:
     keep_records: bool = False  # write what the tile server may show of the records beside the heads
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def fit(
     out: Annotated[Path, typer.Option(help="Folder for the heads.")],
     records: Annotated[Path | None, typer.Option(help="Presence-only records.")] = None,

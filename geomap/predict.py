@@ -39,10 +39,19 @@ from geomap.pointtable import (
 
 CHUNK = 20_000  # rows held at once
 
+EPILOG = """
+Examples:
+
+    geomap predict --heads heads/mine --points sites.csv --out sites-mine.csv
+    geomap predict --heads world-birds --points p.csv --out p-birds.csv
+
+The rows come as they are, with a column more for each species; a point without an embedding has an empty cell.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def predict(
     heads: Annotated[str, typer.Option(help="Name of shipped heads, or a folder made by geomap.fit.")],
     points: Annotated[Path, typer.Option(help="CSV or TSV with decimalLongitude and decimalLatitude.")],

@@ -21,10 +21,21 @@ from geomap import api
 from geomap.callable_module import make_callable
 from geomap.cli import run
 
+EPILOG = """
+Examples:
+
+    geomap render --species "Eschscholzia californica"
+    geomap render --species all --grid california --workers 2
+    geomap render --heads heads/mine --species all --png
+
+Stopped halfway, the same command does the rest. Each map says whether its values are suitability, a relative
+score, or probability, calibrated on complete surveys.
+"""
+
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def render(
     species: Annotated[
         list[str] | None,

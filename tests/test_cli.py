@@ -245,7 +245,9 @@ def test_commands_in_the_examples_exist():
     assert set(said) <= set(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["species", "records", "embed", "chips", "serve", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["render", "fit", "predict", "species", "records", "embed", "chips", "serve", "doctor"]
+)
 def test_help_of_a_command_ends_with_examples_that_it_understands(name):
     module = importlib.import_module(cli.COMMANDS[name][0])
     command = get_command(module.app)
