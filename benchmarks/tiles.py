@@ -54,7 +54,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -176,19 +176,24 @@ class Server:
     """A server in processes of its own."""
 
     def __init__(self, process: subprocess.Popen[str], began: float) -> None:
-        """Wait for the first line that the process prints: it ends in the address."""
-        assert process.stdout is not None
-        said = process.stdout.readline().split()
-        if not said:
-            raise RuntimeError(f"a server ended with status {process.wait()}; see its log")
-        host, port = said[-1].removeprefix("http://").rstrip("/").rsplit(":", 1)
-        self.host, self.port, self.began = host, int(port), began
-        self._process = psutil.Process(process.pid)
+        """Remember the process, and when it was started."""
+        self.began, self._popen, self._process = began, process, psutil.Process(process.pid)
 
-    def cpu(self) -> list[float]:
-        """CPU seconds so far of the process and of each that it started."""
-        times = [each.cpu_times() for each in [self._process, *self._process.children(recursive=True)]]
-        return [each.user + each.system for each in times]
+    @cached_property
+    def address(self) -> tuple[str, int]:
+        """Host and port, with which the first line ends that the process prints; waits for it."""
+        assert self._popen.stdout is not None
+        said = self._popen.stdout.readline().split()
+        if not said:
+            raise RuntimeError(f"a server ended with status {self._popen.wait()}; see its log")
+        host, port = said[-1].removeprefix("http://").rstrip("/").rsplit(":", 1)
+        return host, int(port)
+
+    def cpu(self) -> dict[int, float]:
+        """CPU seconds so far of the process and of each that it started, by their ids."""
+        family = [self._process, *self._process.children(recursive=True)]
+        times = {each.pid: each.cpu_times() for each in family}
+        return {pid: spent.user + spent.system for pid, spent in times.items()}
 
     def pin(self, cores: Collection[int]) -> None:
         """Let all threads of the process run on these cores only."""
@@ -248,8 +253,9 @@ class Clients:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        host, port = server.address
         before = server.cpu()
-        load = {"host": server.host, "port": server.port, "paths": paths, **how}
+        load = {"host": host, "port": port, "paths": paths, **how}
         self._process.stdin.write(json.dumps(load) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -258,7 +264,7 @@ class Clients:
         got = json.loads(line)
         if set(got["statuses"]) != {"200"}:
             raise RuntimeError(f"statuses {got['statuses']} for paths like {paths[0]}")
-        spent = [b - a for a, b in zip(before, server.cpu(), strict=True)]
+        spent = [total - before.get(pid, 0.0) for pid, total in server.cpu().items()]
         bodies = {path: base64.b64decode(body) for path, body in got["bodies"].items()}
         return Leg(got["ms"], got["seconds"], got["bytes"], got["cpu_s"], spent, bodies)
 
@@ -487,7 +493,7 @@ def start(case: Case, size: Size) -> dict[str, Any]:
             for _ in range(size.starts):
                 with ours(case) as server:
                     clients.ask(server, at_ours([(slug, tile)]), clients=1)
-                    spent.append((time.perf_counter() - server.began, sum(server.cpu())))
+                    spent.append((time.perf_counter() - server.began, sum(server.cpu().values())))
             wall, cpu = zip(*spent, strict=True)
             out |= {f"start_{kind}_s": median(wall), f"start_{kind}_cpu_s": median(cpu)}
     return out | imported(size.starts)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from geomap.chip_encoders import ChipEncoders
 from geomap.embed import sweep_with_bar
-from geomap.errors import MapError, OutputError
+from geomap.errors import FieldError, MapError, OutputError
 from geomap.field import EmbeddingField
 from geomap.grid import Grid, Window
 from geomap.layers import Layer, write_layers
 from geomap.rendering import Request, render_maps
-from geomap.target import FieldOptions
+from geomap.target import FieldOptions, no_field
 from train.calibration import Calibration
 from train.data.images import read_picture
 from train.errors import CheckpointError
@@ -151,16 +151,23 @@ def swept(request: PhotoRequest, month: int | None) -> EmbeddingField:
 
 
 def prior_map(request: PhotoRequest, scratch: Path) -> Path:
-    """The map of the species on the same grid, by its heads.
+    """The map of the species on the same grid, by its heads: on a field of the bundle that has these cells.
+
+    Where none has them, the imagery is encoded; it then has to be of the kind that the heads' encoders eat.
 
     Raises:
         GeomapError: The species is not known, or no field has this grid and the imagery does not fit.
         MapError: The map came out on other cells.
     """
     assert request.species is not None
-    where = FieldOptions(None, request.imagery, request.out / ".fields", request.workers)
+    where = FieldOptions(None, None, request.out / ".fields", request.workers)
     asked = Request((request.species,), scratch, request.heads, request.grid, where, request.workers)
-    made = render_maps(asked)
+    try:
+        made = render_maps(asked)
+    except FieldError as error:
+        if error.what != no_field(request.grid):
+            raise
+        made = render_maps(replace(asked, where=replace(where, imagery=request.imagery)))
     path = made.folder / f"{next(iter(made.items))}.tif"
     with rasterio.open(path) as source:
         same = (source.height, source.width) == request.grid.shape

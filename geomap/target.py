@@ -157,11 +157,16 @@ def _from_bundle(grid: Grid, catalog: Catalog) -> Target:
                 raise
             reasons.append(error.found)
     raise FieldError(
-        f"cannot render on the grid {grid.name}",
+        no_field(grid),
         "; ".join(reasons) or f"no fields in {catalog.bundle}",
         "give --imagery to encode it, or use an area, CRS and resolution of a field"
         f" ({', '.join(catalog.field_paths) or 'none'})",
     )
+
+
+def no_field(grid: Grid) -> str:
+    """What cannot be done when the bundle has no field with the cells of a grid."""
+    return f"cannot render on the grid {grid.name}"
 
 
 def _encode(

@@ -30,6 +30,9 @@ Result = TypeVar("Result")
 AHEAD = 2  # tasks per worker thread on Dask at a time: one runs, one waits
 TRIM = "MALLOC_TRIM_THRESHOLD_"  # of glibc
 ANSWER_S = 8.0  # how long a scheduler and its first worker may take to answer [s]
+# The client's errors are raised as a SchedulerError; the loop's are those of waits that Ctrl-C ended, and
+# where it comes between two lines of distributed, a traceback of that.
+TOLD_ELSEWHERE = ("distributed.client", "tornado.application")
 
 
 def run_tasks(
@@ -92,7 +95,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    with dask.config.set({"distributed.comm.timeouts.connect": ANSWER_S}), _quiet("distributed.client"):
+    with dask.config.set({"distributed.comm.timeouts.connect": ANSWER_S}), _quiet(*TOLD_ELSEWHERE):
         if scheduler is not None:
             with _connect(scheduler) as client:
                 yield client
@@ -172,15 +175,17 @@ def _gone(found: str, change: str) -> SchedulerError:
 
 
 @contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Keep a logger silent inside the block; what it would print is raised as a SchedulerError."""
-    log = logging.getLogger(logger)
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Keep loggers silent inside the block."""
+    logs = [logging.getLogger(name) for name in loggers]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager

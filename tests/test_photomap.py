@@ -21,6 +21,8 @@ from geomap.errors import MapError, OutputError
 from geomap.grid import grid_from_options
 from geomap.imagery import open_imagery
 from geomap.photomap import PhotoRequest, render_photos
+from geomap.rendering import Request, render_maps
+from geomap.target import FieldOptions
 from geomap.testing import write_raster
 from train.calibration import Calibration
 from train.distributed import World
@@ -135,6 +137,25 @@ def test_the_product_joins_habitat_and_range(runs, imagery, photos, grid, tmp_pa
     odds = np.exp(calibration.log_odds(similar)) * inside / (1 - inside)
     np.testing.assert_allclose(both, odds / (1 + odds), atol=1e-3)
     assert np.isnan(both[0, 0])
+
+
+def test_the_prior_comes_from_the_bundle_where_it_has_the_cells(runs, photos, tmp_path):
+    box = (-120.6, 37.0, -120.4, 37.15)  # a part of the shipped California grid, 1 km
+    grid = grid_from_options(bbox=box)
+    noise = np.random.default_rng(1).uniform(0, 255, (4, 90, 90))
+    left, top = grid.transform.c - 35_000, grid.transform.f + 35_000
+    bounds = (left, top - 90_000, left + 90_000, top)
+    imagery = write_raster(tmp_path / "four.tif", "EPSG:3310", bounds, (90, 90), 4, noise)
+    asked = request_of(runs["crisp"], imagery, photos, grid, tmp_path / "a", species="California poppy")
+    values, names, _, _ = read_all(render_photos(asked))
+    assert names[1] == "location prior: California poppy"
+    where = FieldOptions(cache=tmp_path / "fields")
+    made = render_maps(Request(("Eschscholzia californica",), tmp_path / "b", None, grid, where))
+    with rasterio.open(made.folder / "eschscholzia-californica.tif") as source:
+        alone = source.read(1, masked=True).filled(np.nan)
+    known = np.isfinite(values[1])
+    assert known.sum() > 100
+    np.testing.assert_allclose(values[1][known], alone[known], atol=1e-4)
 
 
 def test_flat_and_empty_maps_are_refused(runs, photos, grid, tmp_path):

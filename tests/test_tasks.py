@@ -1,6 +1,7 @@
 """Running tasks in this process, on a local Dask cluster and on a scheduler that is already there."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -166,3 +167,16 @@ def test_scheduler_without_workers(monkeypatch):
 
 def test_answers_within_ten_seconds():
     assert geomap.tasks.ANSWER_S < 10
+
+
+def test_what_ctrl_c_leaves_in_the_event_loop_is_not_printed(caplog):
+    loop = logging.getLogger("tornado.application")
+    before = loop.level
+
+    def work(task: int) -> int:
+        return task
+
+    for _ in run_tasks(work, [1, 2], workers=2):
+        loop.error("Exception in callback of a wait that was ended")
+    said = [record for record in caplog.records if record.name == loop.name]
+    assert said == [] and loop.level == before

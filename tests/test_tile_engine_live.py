@@ -485,3 +485,15 @@ def test_live_maps_open_on_the_grid_of_their_records_and_are_not_offered_beyond_
     assert {about.grid for about in library.all()} == {"california", "global"}
     assert library.find(POPPY).about.grid == "global" and library.find(POPPY).about.home
     assert not library.find(POPPY, "california").about.home
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads a priority")
+def test_computing_ahead_yields_to_requests(library):
+    seen = []
+    before = own_priority()
+    library.warm("california-plants", "california", lambda *_: seen.append(own_priority())).join()
+    assert set(seen) == {10} and own_priority() == before < 10
+
+
+def own_priority() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

@@ -268,6 +268,24 @@ def test_group_and_grid_are_switched(visit):
     expect(visit.page.locator("#sources")).to_contain_text("world-birds")
 
 
+def test_layers_and_months_of_a_map_are_chosen_apart(visit, address):
+    assert get_json(f"{address}species/seasons")["months"] == [5, 11]
+    visit.go("#species=seasons")
+    visit.page.locator("summary", has_text="Layers").click()
+    layer, month = visit.page.locator("#layer"), visit.page.locator("#month")
+    assert layer.locator("option").all_inner_texts() == [
+        "Habitat similarity", "Location prior: Aquila", "Habitat and range",
+    ]  # fmt: skip
+    expect(month).to_have_value("5")
+    month.fill("10")  # the nearest that there is
+    expect(visit.page).to_have_url(re.compile("layer=habitat-similarity-in-month-11"))
+    layer.select_option(label="Habitat and range")
+    expect(visit.page).to_have_url(re.compile("layer=habitat-and-range-in-month-11"))
+    visit.painted()
+    layer.select_option(label="Location prior: Aquila")
+    expect(month).to_be_hidden()
+
+
 def test_search_says_when_nothing_is_found(visit):
     visit.go()
     visit.page.locator("#search").fill("zzzzqqqq")

@@ -22,6 +22,7 @@ import pandas as pd
 from playwright.sync_api import Browser, Page, expect
 
 from geomap.grid import named_grid
+from geomap.layers import Layer, write_layers
 from geomap.testing_bundle import make_bundle, small_california
 
 WEB = Path(__file__).resolve().parents[1] / "tiles" / "web"
@@ -61,6 +62,7 @@ def served(folder: Path) -> Iterator[str]:
     abroad = replace(named_grid("north-america", 200_000.0), name="north-america")
     bundle = make_bundle(folder / "bundle", [small_california(), abroad], home="")  # offered on both
     keep_records(bundle / "heads" / "california-plants" / "records.parquet")
+    draw_seasons(folder / "maps" / "california" / "seasons.tif")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,6 +78,18 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+def draw_seasons(file: Path) -> None:
+    """A map of photos with two layers for each of two months, and one for all of the year."""
+    geobox = small_california().geobox
+    file.parent.mkdir(parents=True)
+    layers = [Layer(f"habitat similarity in month {month}", "cosine") for month in (5, 11)]
+    layers += [Layer("location prior: Aquila", "suitability")]
+    layers += [Layer(f"habitat and range in month {month}", "suitability") for month in (5, 11)]
+    slope = np.linspace(0, 1, geobox.width, dtype=np.float32)[None, None, :]
+    values = np.broadcast_to(slope, (len(layers), *geobox.shape)) * np.arange(0.2, 1.1, 0.2)[:, None, None]
+    write_layers(file, [(0, values.astype(np.float32))], geobox, layers, {"GEOMAP_PHOTOS": "2"})
 
 
 def keep_records(file: Path) -> None:

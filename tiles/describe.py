@@ -100,7 +100,7 @@ def description(
     """
     about = chosen.about
     several = [each for each in maps if each.group == about.group]
-    months = [band.month for band in about.bands if band.month is not None]
+    months = sorted({band.month for band in about.bands if band.month is not None})
     return {
         **summary(maps, base),
         "id": about.id,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -31,6 +33,7 @@ class Warmer(threading.Thread):
     def run(self) -> None:
         """Compute; a damaged field ends it, and the tiles that need it say so themselves."""
         one_thread()
+        yield_to_requests()
         for group, part in self._parts:
             if self._stopped.is_set():
                 return
@@ -48,3 +51,9 @@ class Warmer(threading.Thread):
         self._stopped.set()
         if self.is_alive():
             self.join()
+
+
+def yield_to_requests() -> None:
+    """Let this thread run only where nobody waits for an answer; Linux alone gives threads a priority."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,10 +116,14 @@ def carry_out(load: Load) -> Outcome:
         TimeoutError: No answer came for a long time.
         ConnectionError: The server went away.
     """
-    lines = [Line(load.host, load.port) for _ in load.paths[: load.clients]]
     left, ms, statuses, bodies = iter(load.paths), [], Counter[str](), {}
-    total, cpu, began = 0, time.process_time(), time.perf_counter()
-    with selectors.DefaultSelector() as selector:
+    total, lines = 0, []
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in load.paths[: load.clients]:
+            lines.append(Line(load.host, load.port))
+            stack.enter_context(lines[-1].socket)
+        cpu, began = time.process_time(), time.perf_counter()
         for line in lines:
             selector.register(line.socket, selectors.EVENT_READ, line)
             line.ask(next(left))
@@ -140,7 +145,6 @@ def carry_out(load: Load) -> Outcome:
                 path = next(left, None) if time.perf_counter() - began < load.seconds else None
                 if path is None:
                     selector.unregister(line.socket)
-                    line.socket.close()
                 else:
                     line.ask(path)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu

@@ -2,6 +2,7 @@
 
 import { onlineTiles } from "./basemap.js";
 import { fillSelect, h } from "./dom.js";
+import { kindOf, kinds, layerFor } from "./kinds.js";
 import { MONTHS, sentence } from "./words.js";
 
 /** @type {Record<string, string>} */
@@ -18,7 +19,7 @@ export class LayersPanel {
     this.subject = subject;
     this.store = store;
     this.colormaps = colormaps;
-    this.layer = h("select", { id: "layer", onchange: () => store.set({ layer: this.layer.value }, true) });
+    this.layer = h("select", { id: "layer", onchange: () => this.#toLayer(this.layer.value, this.subject.band?.month ?? null) });
     this.layerRow = h("p", { class: "field", hidden: true }, h("label", { for: "layer" }, "Layer"), this.layer);
     this.month = h("input", { type: "range", id: "month", min: "1", max: "12", step: "1", oninput: () => this.#toMonth() });
     this.monthName = h("output", { for: "month" });
@@ -48,22 +49,27 @@ export class LayersPanel {
     fillSelect(this.colours, this.colormaps.map((name) => [name, RAMP_NAMES[name] ?? sentence(name)]), state.colormap || this.colormaps[0]);
     fillSelect(this.basemap, [["outline", "Outlines (offline)"], ["online", "Online tiles"]], state.basemap);
     const layers = this.subject.info?.layers ?? [];
-    const yearlong = layers.filter((each) => each.month === null);
-    this.layerRow.hidden = yearlong.length < 2;
-    fillSelect(this.layer, yearlong.map((each) => [each.name, sentence(each.description || each.name)]), this.subject.band?.name ?? "");
-    const months = layers.filter((each) => each.month !== null);
-    this.monthRow.hidden = months.length === 0;
-    const month = this.subject.band?.month ?? null;
+    const { band } = this.subject;
+    const kind = band ? kindOf(band) : "";
+    const choices = kinds(layers);
+    this.layerRow.hidden = choices.length < 2;
+    fillSelect(this.layer, choices.map(([name, words]) => [name, sentence(words)]), kind);
+    this.monthRow.hidden = (band?.month ?? null) === null;
+    const month = band?.month ?? null;
     this.month.value = String(month ?? 1);
     this.monthName.textContent = month === null ? "(whole year)" : MONTHS[month - 1];
     this.month.setAttribute("aria-valuetext", this.monthName.textContent);
   }
 
-  /** The layer of the month, or of the next month that has one. */
+  /** The layer of the month, or of the month nearest to it that has one. */
   #toMonth() {
-    const wanted = Number(this.month.value);
-    const months = (this.subject.info?.layers ?? []).filter((each) => each.month !== null);
-    const nearest = months.sort((a, b) => Math.abs((a.month ?? 0) - wanted) - Math.abs((b.month ?? 0) - wanted))[0];
-    if (nearest) this.store.set({ layer: nearest.name });
+    const { band } = this.subject;
+    if (band) this.#toLayer(kindOf(band), Number(this.month.value));
+  }
+
+  /** @param {string} kind @param {number | null} month */
+  #toLayer(kind, month) {
+    const chosen = layerFor(this.subject.info?.layers ?? [], kind, month);
+    if (chosen) this.store.set({ layer: chosen.name }, month === null);
   }
 }

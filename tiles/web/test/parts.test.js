@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
+import { kinds, layerFor } from "../src/kinds.js";
 import { CLEAR, PRESENT, buildLut, cutLevel, levelOf, shownEntries, valueOf } from "../src/lut.js";
 import { DEFAULTS, format, parse } from "../src/state.js";
 import { amount, area, csv, percent, place, score } from "../src/words.js";
@@ -58,4 +59,18 @@ test("numbers are told as a reader wants them", () => {
 
 test("cells of CSV with commas, quotes and breaks are quoted", () => {
   assert.equal(csv([["a,b", 'c"d', 1, null]]), '"a,b","c""d",1,\r\n');
+});
+
+test("layers of several months are one kind, and a month finds the nearest one that it has", () => {
+  const layer = (/** @type {string} */ words, /** @type {number | null} */ month) => {
+    const description = month === null ? words : `${words} in month ${month}`;
+    return { name: description.replaceAll(" ", "-"), description, month };
+  };
+  const layers = [layer("habitat", 5), layer("habitat", 11), layer("prior", null), layer("both", 5), layer("both", 11)];
+  assert.deepEqual(kinds(layers), [["habitat", "habitat"], ["prior", "prior"], ["both", "both"]]);
+  assert.equal(layerFor(layers, "both", 9)?.name, "both-in-month-11");
+  assert.equal(layerFor(layers, "both", 1)?.name, "both-in-month-5");
+  assert.equal(layerFor(layers, "prior", 9)?.name, "prior");
+  assert.equal(layerFor(layers, "habitat", null)?.name, "habitat-in-month-5");
+  assert.equal(layerFor(layers, "nothing", 1), undefined);
 });
