@@ -88,7 +88,9 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
     ) -> None:  # fmt: skip
         self._free = center is None and zoom is None
         if basemap is None:
-            kwargs["layers"] = (backend.ipyleaflet.GeoJSON(data=parts.outline(), name=LAND),)
+            # Leaflet draws shapes above tiles: the land needs a place of its own, below them.
+            kwargs["panes"] = {**kwargs.get("panes", {}), LAND: {"zIndex": 100, "pointerEvents": "none"}}
+            kwargs["layers"] = (backend.ipyleaflet.GeoJSON(data=parts.outline(), name=LAND, pane=LAND),)
         else:
             kwargs["basemap"] = basemap
         super().__init__(

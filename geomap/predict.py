@@ -45,7 +45,8 @@ Examples:
     geomap predict --heads heads/mine --points sites.csv --out sites-mine.csv
     geomap predict --heads world-birds --points p.csv --out p-birds.csv
 
-The rows come as they are, with a column more for each species; a point without an embedding has an empty cell.
+The rows come as they are, with a column more for each species; a point without an embedding has an empty
+cell.
 """
 
 app = typer.Typer(add_completion=False)
