@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WORLD = ((20.0, 0.0), 2)  # centre (lat, lon) and zoom of a map of nothing
 CLOSEST = 18  # zoom level of the finest tiles
-LAND = "land"  # name of its layer
+LAND = parts.PANE  # name of its layer
 RECORDS = "#1b4f9c"
 
 
@@ -90,7 +90,7 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         if basemap is None:
             # Leaflet draws shapes above tiles: the land needs a place of its own, below them.
             kwargs["panes"] = {**kwargs.get("panes", {}), LAND: {"zIndex": 100, "pointerEvents": "none"}}
-            kwargs["layers"] = (backend.ipyleaflet.GeoJSON(data=parts.outline(), name=LAND, pane=LAND),)
+            kwargs["layers"] = (backend.ipyleaflet.GeoJSON(data=parts.outline(), name=LAND),)
         else:
             kwargs["basemap"] = basemap
         super().__init__(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from geomap.tileserver import TileServer
 
 SEA, LAND, COAST = "#dfe7ee", "#f4f2ec", "#8a8f96"
+PANE = "land"  # place of the outline among the layers
 SIMPLIFIED = 0.05  # degrees: 380 kB of outline for the whole world
 FOUND = 50  # species of a search that a name is looked for among
 LIVING = 8  # species that the panel tells of a place
@@ -70,8 +71,9 @@ def outline() -> dict[str, Any]:
 
     from geomap.land import california, land_shapes
 
-    features = [_feature(shapely.box(-540, -90, 540, 90), {"fillColor": SEA, "fillOpacity": 1, "weight": 0})]
-    look = {"fillColor": LAND, "fillOpacity": 1, "color": COAST, "weight": 0.8}
+    plain = {"fillOpacity": 1, "pane": PANE}  # Leaflet takes the pane of a shape from its style
+    features = [_feature(shapely.box(-540, -90, 540, 90), {**plain, "fillColor": SEA, "weight": 0})]
+    look = {**plain, "fillColor": LAND, "color": COAST, "weight": 0.8}
     for shape in (*land_shapes(), california()):
         part = shapely.set_precision(shapely.simplify(shape, SIMPLIFIED), 0.01)
         if not part.is_empty:
