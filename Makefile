@@ -69,7 +69,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve]"
+	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve,notebooks]"
 	@touch $@ .venv/.core .venv/.serve
 
 # The page is built anew when its packages or its sources changed; manifest.json is the last file of a build.

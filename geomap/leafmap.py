@@ -1,6 +1,6 @@
 """Maps of species in notebooks: Leafmap's map (ipyleaflet) with layers of geomap's tile server.
 
-    m = Map()                                  # a running server at GEOMAP_TILES_URL, or one of its own
+    m = Map()                                  # a running server at GEOMAP_TILE_SERVER, or one of its own
     m.add_species("Chamaea fasciata")          # layer, colours with their values, opacity
     m.add_records(table)                       # points of a pandas or GeoPandas table
     m.split("Chamaea fasciata", "Quercus lobata")
@@ -65,7 +65,7 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
     """Leafmap's map with layers of species; everything that Leafmap's own map can do, it can, too.
 
     Args:
-        server: URL of a running tile server; else GEOMAP_TILES_URL; else a local one, started once for all
+        server: URL of a running tile server; else GEOMAP_TILE_SERVER; else a local one, started once for all
             maps of the process and stopped when the last of them is closed or the process ends.
         center: Latitude and longitude in degrees; the first species decides if None.
         zoom: Zoom level; the first species decides if None.

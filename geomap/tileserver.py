@@ -1,6 +1,6 @@
 """The tile server that maps in notebooks speak to: a running one, or one of this process's own, started once.
 
-    with tile_server() as server:          # GEOMAP_TILES_URL, or else `python -m tiles` on a free port
+    with tile_server() as server:          # GEOMAP_TILE_SERVER, or else `python -m tiles` on a free port
         server.get("/species", search="wrentit")
         server.tiles                        # what addresses of tiles begin with in the browser
 
@@ -33,7 +33,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from geomap.errors import GeomapError
 
-VARIABLE = "GEOMAP_TILES_URL"
+VARIABLE = "GEOMAP_TILE_SERVER"
 HUB = "JUPYTERHUB_SERVICE_PREFIX"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 STARTING_S, STOPPING_S, ANSWER_S = 120, 40, 120
@@ -118,7 +118,7 @@ class TileServer:
 
 
 def tile_server(server: str | None = None, proxy: str | None = None) -> TileServer:
-    """The server at a URL, or at GEOMAP_TILES_URL, or one of this process's own.
+    """The server at a URL, or at GEOMAP_TILE_SERVER, or one of this process's own.
 
     Args:
         server: URL of a running server.
