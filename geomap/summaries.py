@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,14 +62,15 @@ def summary(
     scene = scene_of(names, grid, heads, field)
     sums = _Sums(len(shapes), scene.entries)
     for window in scene.target.grid.units():
-        features, valid = scene.target.read(window)
-        if not valid.any():
-            continue
-        lonlat = scene.target.grid.cell_lonlat(window)[valid]
-        held = [(k, rows) for k, rows in _held(shapes, polygons.crs, lonlat) if rows.size]
+        # Where the cells lie is found before their embeddings are read: most units hold no polygon.
+        lonlat = scene.target.grid.cell_lonlat(window).reshape(-1, 2)
+        held = {k: rows for k, rows in _held(shapes, polygons.crs, lonlat) if rows.size}
         if held:
-            area = scene.target.grid.cell_area_km2(window)[valid]
-            sums.add(held, area, _steps(scene, features[valid]))
+            features, valid = scene.target.read(window)
+            cells = _any_of(held.values(), valid.reshape(-1))
+            if cells.size:
+                area = scene.target.grid.cell_area_km2(window).reshape(-1)[cells]
+                sums.add(_among(cells, held), area, _steps(scene, features.reshape(len(lonlat), -1)[cells]))
     return sums.table(polygons.index)
 
 
@@ -103,6 +104,19 @@ def _held(
             near = np.flatnonzero((x >= left) & (x <= right) & (y >= bottom) & (y <= top))
             inside[near] |= shapely.intersects_xy(shapes[k], x[near], y[near])
         yield k, np.flatnonzero(inside)
+
+
+def _any_of(held: Iterable[NDArray[np.intp]], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The valid cells among those that any polygon holds, each once."""
+    cells: NDArray[np.intp] = np.unique(np.concatenate(list(held)))
+    return cells[valid[cells]]
+
+
+def _among(
+    cells: NDArray[np.intp], held: Mapping[int, NDArray[np.intp]]
+) -> list[tuple[int, NDArray[np.intp]]]:
+    """The cells of each polygon as positions among `cells`."""
+    return [(k, np.flatnonzero(np.isin(cells, rows))) for k, rows in held.items()]
 
 
 def _steps(scene: Scene, features: NDArray[np.float32]) -> NDArray[np.uint16]:
