@@ -147,7 +147,7 @@ def test_the_thread_limit_is_set_once_and_lifted_after_the_last_block():
 
 
 def assert_same_map(a, b):
-    """Equal, but for a last decimal here and there: sums over other numbers of threads may end differently."""
+    """Equal, but for a last decimal here and there: other numbers of threads add up in another order."""
     np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
     off = np.abs(np.nan_to_num(a) - np.nan_to_num(b))
     assert off.max() < 1.01e-4 and np.count_nonzero(off > 1e-6) <= 1e-4 * off.size
