@@ -30,25 +30,11 @@ from geomap.grid import Window, grid_from_bbox
 from geomap.heads import load_heads, save_heads
 from geomap.render import main
 from geomap.scores import score_cells
-from geomap.testing_bundle import make_bundle, make_heads, small_california, write_field
+from geomap.testing_bundle import make_heads, small_california, write_field
 from geomap.workers import workers_of
 
+pytestmark = pytest.mark.usefixtures("shipped")
 POPPY = "eschscholzia-californica"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("render") / "bundle")
-
-
-@pytest.fixture(autouse=True)
-def shipped(bundle, monkeypatch):
-    """The tiny bundle is the shipped one, and the grid `california` has cells of 20 km."""
-    monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
-    monkeypatch.setitem(geomap.grid.NAMED, "california", (None, "EPSG:3310", 20_000.0))
-    geomap.grid._named.cache_clear()
-    yield
-    geomap.grid._named.cache_clear()
 
 
 @pytest.fixture

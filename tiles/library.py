@@ -24,9 +24,9 @@ from geomap.entries import SpeciesEntry
 from geomap.errors import FieldError, GeomapError, GridError, MapError, NameNotFoundError
 from geomap.footprint import footprint
 from geomap.grid import Window
+from geomap.onethread import keep_one_thread
 from tiles.abouts import grid_about, group_about, live_about
 from tiles.blockfile import Block
-from tiles.blocks import one_thread
 from tiles.index import Index, Record, fineness, standing
 from tiles.live import Filled, LiveGroup, LiveMap, within
 from tiles.lru import Lru
@@ -84,7 +84,7 @@ class Library:
             HeadsError: There is no such group or folder, or its files are corrupt.
             MapError: A folder of maps does not exist.
         """
-        one_thread()
+        keep_one_thread()
         for folder in maps:
             if "://" not in str(folder) and not Path(folder).is_dir():
                 change = "Render one (geomap render), or name their folder with --maps."
