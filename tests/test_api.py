@@ -26,7 +26,8 @@ from geomap import fit as fit_module
 from geomap.catalog import Catalog
 from geomap.errors import FieldError, GeomapError, GridError, HeadsError, NameNotFoundError, RecordsError
 from geomap.field import EmbeddingField, open_field
-from geomap.fit import FitRequest, fit_heads
+from geomap.fit import fit_heads
+from geomap.fitrequest import FitRequest
 from geomap.grid import grid_from_bbox
 from geomap.heads import SpeciesHeads, load_heads, save_heads
 from geomap.testing_bundle import make_heads, write_field

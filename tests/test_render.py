@@ -176,6 +176,22 @@ def test_best_heads_are_used_and_named(maps, capsys):
     assert "heads of north-america-birds (probability); world-birds has it, too" in printed
 
 
+def test_json_has_the_files_and_what_their_items_say(maps, capsys):
+    assert render("--species", "Spinus lawrencei", "--species", "wrentit", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["folder"]).samefile(maps / "california")
+    assert [(one["id"], one["kept"], one["also_in"]) for one in told["maps"]] == [
+        ("carduelis-lawrencei", False, ["world-birds"]),
+        ("chamaea-fasciata", False, []),
+    ]
+    for one in told["maps"]:
+        item = json.loads(Path(one["file"]).with_suffix(".json").read_text())
+        assert one["properties"] == item["properties"]
+        assert cog_validate(one["file"], strict=True, quiet=True)[0]
+    assert render("--species", "wrentit", "--json") == 0
+    assert [one["kept"] for one in json.loads(capsys.readouterr().out)["maps"]] == [True]
+
+
 def test_finished_maps_are_kept(maps, monkeypatch, capsys):
     assert render("--species", "wrentit") == 0
     before = files(maps)
