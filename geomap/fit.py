@@ -40,6 +40,7 @@ from geomap.heads import SpeciesHeads, require_free, save_heads
 from geomap.pointsource import PointSource, best_bundled_field, point_source
 from geomap.records import Records, read_records, read_surveys
 from geomap.report import print_json
+from geomap.workers import stages_shown
 
 if TYPE_CHECKING:
     from train.species import FitConfig
@@ -103,9 +104,8 @@ def fit(
         max_uncertainty, background, seed, credit, licence, overwrite, keep_records=keep_records,
     )  # fmt: skip
     started, console = time.perf_counter(), Console(stderr=as_json)
-    heads = fit_heads(
-        request, progress=lambda stage: console.print(f"{time.perf_counter() - started:5.0f} s  {stage}")
-    )
+    with stages_shown(console, folds + 5) as progress:
+        heads = fit_heads(request, progress=progress)
     seconds = time.perf_counter() - started
     if as_json:
         print_json(told(heads, out, seconds))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from geomap import fit as fit_module
 from geomap.crossval import assign_folds, block_ids
@@ -20,6 +23,7 @@ from geomap.gather import OUTSIDE
 from geomap.heads import THRESHOLDS, load_heads
 from geomap.testing import shared_data, write_raster
 from geomap.testing_bundle import ENCODER_HASH, make_bundle, small_california, write_field
+from geomap.workers import stages_shown
 from train.species import FitConfig
 
 QUICK = FitConfig(members=2, hidden=16, width=8, epochs=40, learning_rate=1e-2)
@@ -126,6 +130,22 @@ def test_json_has_the_means_of_the_scores(surveys, field, tmp_path, capsys, monk
         assert (told["scores"][name]["mean"], told["scores"][name]["null"]) == pytest.approx(means)
         assert told["scores"][name]["species"] == 2
     assert "saving" in printed.err  # stages do not mix with the JSON
+
+
+def test_stages_stand_above_a_bar_with_time_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with stages_shown(screen, 4) as tell:
+        for stage in ("reading the records", "fold 1 of 2", "fold 2 of 2"):
+            tell(stage)
+            time.sleep(0.15)  # the bar is drawn ten times a second
+    drawn = screen.file.getvalue()
+    assert all(f"0 s  {stage}" in drawn for stage in ("reading the records", "fold 1 of 2", "fold 2 of 2"))
+    assert "fold 2 of 2 ━" in drawn and " 50% " in drawn
+    plain = Console(file=io.StringIO(), width=80)
+    with stages_shown(plain, 4) as tell:
+        tell("fold 1 of 2")
+    assert plain.file.getvalue() == "    0 s  fold 1 of 2\n"
 
 
 def test_thresholds_have_area_and_omission(fitted_surveys, field):
