@@ -38,7 +38,7 @@ def legend_html(legend: Mapping[str, Any], thresholds: Mapping[str, Any], limit:
         f'<span style="position:absolute;left:0;top:0;height:{BAR}px;width:{below:.1f}%;'
         f'background:{colours[0]}"></span>'
     )
-    numbers = "".join(f"<span>{stop['value']:g}</span>" for stop in legend["stops"])
+    numbers = "".join(f"<span>{round(stop['value'], 2):g}</span>" for stop in legend["stops"])
     return (
         f'<div style="{FONT}" title="{escape(legend["explanation"])} {escape(legend["nodata"])}">'
         f"<b>{escape(legend['title'])}</b>"
@@ -108,16 +108,15 @@ def summary_html(table: pd.DataFrame) -> str:
     Args:
         table: Rows as `geomap.leafmap.Map.summary` gives them.
     """
-    head = (
-        "<tr><th align=left>Species</th><th>mean</th><th>threshold</th><th>km² above</th><th>share</th></tr>"
-    )
+    titles = "".join(f"<th align=right>{title}</th>" for title in ("mean", "km² above", "share"))
+    head = f"<tr><th align=left>Species, threshold</th>{titles}</tr>"
     rows = "".join(_summary_row(row) for row in table.to_dict("records"))
     inside = table["area_km2"].max()
     missing = table["nodata_km2"].max()
     return (
         f'<div style="{FONT}"><b>In the polygon</b>, {amount(inside)} km² with data, '
         f"{amount(missing)} km² without"
-        f'<table style="border-spacing:.4rem 0;white-space:nowrap">{head}{rows}</table></div>'
+        f'<table style="width:100%;line-height:1.2">{head}{rows}</table></div>'
     )
 
 
@@ -127,14 +126,15 @@ def trouble_html(error: GeomapError) -> str:
 
 
 def _summary_row(row: Mapping[str, Any]) -> str:
-    name = f"<td><i>{escape(row['scientificName'])}</i></td>"
+    name = f"<i>{escape(row['scientificName'])}</i>"
     if not row["cells"]:
-        return f"<tr>{name}<td colspan=4>no data (not the same as absent)</td></tr>"
-    known = row["above_km2"] == row["above_km2"]  # NaN is not
-    above = (row["threshold_value"], row["above_km2"], row["above_share"])
-    texts = [f"{above[0]:.3f}", amount(above[1]), f"{100 * above[2]:.0f} %"] if known else ["-"] * 3
-    cells = "".join(f"<td align=right>{text}</td>" for text in [f"{row['mean']:.3f}", *texts])
-    return f"<tr>{name}{cells}</tr>"
+        return f"<tr><td>{name}</td><td colspan=3>no data (not the same as absent)</td></tr>"
+    texts = [f"{row['mean']:.3f}", "-", "-"]
+    if row["above_km2"] == row["above_km2"]:  # NaN is not
+        name += f" {row['threshold_value']:.3f}"
+        texts[1:] = [amount(row["above_km2"]), f"{100 * row['above_share']:.0f} %"]
+    cells = "".join(f'<td align=right style="white-space:nowrap">{text}</td>' for text in texts)
+    return f"<tr><td>{name}</td>{cells}</tr>"
 
 
 def _verdict(about: Mapping[str, Any], key: str | None, answer: Mapping[str, Any]) -> str:

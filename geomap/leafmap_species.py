@@ -141,7 +141,7 @@ class Shown:
         self._setting = True
         self.choice.value = ALL if threshold is None else threshold if threshold in known else OWN
         if self.limit is not None:
-            self.slider.value = self.limit
+            self.slider.value = self._at_step(self.limit)
         self._setting = False
         self._draw.cancel()
         self._drawn()
@@ -165,8 +165,8 @@ class Shown:
             options=[*options, ("a value of your own", OWN)], value=ALL, description="Threshold", layout=wide
         )
         self.slider = widgets.FloatSlider(
-            usual, min=low, max=high, step=(high - low) / STEPS, description="Cut at", readout_format=".3f",
-            layout=wide,
+            self._at_step(usual), min=low, max=high, step=(high - low) / STEPS, description="Cut at",
+            readout_format=".3f", layout=wide,
         )  # fmt: skip
         self.opacity = widgets.FloatSlider(
             opacity, min=0.0, max=1.0, step=0.05, description="Opacity", layout=wide
@@ -183,8 +183,11 @@ class Shown:
             self.cut(None if chosen == ALL else self.slider.value if chosen == OWN else chosen)
 
     def _moved(self, change: Mapping[str, Any]) -> None:
-        """The slider was moved: a map of all values would not show it, so it is cut."""
-        if not self._setting:
+        """The slider was moved: a map of all values would not show it, so it is cut.
+
+        The page sends a slider's value back in its own digits; that is no move.
+        """
+        if not self._setting and _text(change["new"]) != _text(change["old"]):
             self.threshold = _text(change["new"])
             self._setting = True
             self.choice.value = OWN
@@ -200,6 +203,11 @@ class Shown:
             self.area.value = html.area_html(key, self.limit, *self._area(key))
         except TileServerError as error:  # raised in a callback, nobody would see it
             self.area.value = html.trouble_html(error)
+
+    def _at_step(self, value: float) -> float:
+        """The step of the slider that is next to a value; the page knows no other places."""
+        low, high = self._legend["low"], self._legend["high"]
+        return round(low + round((value - low) / (high - low) * STEPS) / STEPS * (high - low), 6)
 
     def _area(self, key: str | None) -> tuple[float | None, float | None]:
         """Area at or above the threshold, and all area with data [km²]."""
