@@ -129,8 +129,15 @@ class Lab:
     def run(self, number):
         """Run a cell, and wait for its map; the map."""
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(number)
-        cell.locator(".cm-content").click()
-        self.page.keyboard.press("Control+Enter")
+        prompt = cell.locator(".jp-InputPrompt")
+
+        def runs():  # before the kernel is connected, JupyterLab forgets what it is told
+            cell.locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            self.page.wait_for_timeout(1000)
+            return prompt.inner_text() != "[ ]:"
+
+        assert waited_on(self.page, runs)
         shown = cell.locator(".leaflet-container")
         shown.wait_for(timeout=120_000)
         shown.locator(".leaflet-tile-loaded").first.wait_for(timeout=90_000)
