@@ -151,6 +151,7 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         self._split = backend.ipyleaflet.SplitMapControl(left_layer=both[0].layer, right_layer=both[1].layer)
         self.add(self._split)
         self._side_by_side = both
+        both[0].control.position = "bottomleft"
         for each in both:
             self._keep(each)
 

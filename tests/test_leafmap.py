@@ -194,6 +194,7 @@ def test_two_species_on_two_sides(shown):
     assert control in shown.controls
     assert [control.left_layer.name, control.right_layer.name] == ["Chamaea fasciata", "Quercus lobata"]
     assert OAK in control.right_layer.url
+    assert [each.control.position for each in shown.shown.values()] == ["bottomleft", "bottomright"]
     assert (picture(control.left_layer) != picture(control.right_layer)).any()
     assert layers(shown) == ["land"]  # the bar draws both
     assert list(shown.shown) == ["Chamaea fasciata", "Quercus lobata"]

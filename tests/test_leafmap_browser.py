@@ -53,6 +53,10 @@ def jupyterlab(folder, variables, base="/"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    settings = folder / "CONFIG/lab/user-settings/@jupyterlab/apputils-extension"
+    settings.mkdir(parents=True)
+    # JupyterLab's question about news would lie over the map.
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
@@ -135,7 +139,7 @@ class Lab:
             cell.locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             self.page.wait_for_timeout(1000)
-            return prompt.inner_text() != "[ ]:"
+            return re.fullmatch(r"\[(\*|\d+)\]:", prompt.inner_text().strip())
 
         assert waited_on(self.page, runs)
         shown = cell.locator(".leaflet-container")

@@ -58,15 +58,17 @@ VIEWS: dict[str, tuple[tuple[int, int], str, str]] = {
 def main() -> None:
     """Take every picture, or those that are named."""
     names = sys.argv[1:] or [*VIEWS, LAB]
-    with server() as address, sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, BROWSERS)), None)
         if found is None:
             sys.exit(f"No browser: install one of {', '.join(BROWSERS)}.")
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        for name in names:
-            png = notebook.picture(browser) if name == LAB else take(browser, address, name)
-            file = save(png, name)
-            print(f"{file} {file.stat().st_size} bytes")
+        if LAB in names:
+            save(notebook.picture(browser), LAB)
+        if views := [name for name in names if name != LAB]:
+            with server() as address:
+                for name in views:
+                    save(take(browser, address, name), name)
         browser.close()
 
 
@@ -86,7 +88,7 @@ def take(browser: Browser, address: str, name: str) -> bytes:
     return png
 
 
-def save(png: bytes, name: str) -> Path:
+def save(png: bytes, name: str) -> None:
     """Keep a picture, without loss: a palette would put steps into the ramps."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     file = HERE / f"{name}.webp"
@@ -95,7 +97,7 @@ def save(png: bytes, name: str) -> Path:
         sys.exit(
             f"{file} has {file.stat().st_size} bytes; more than {LARGEST} do not belong into the repository."
         )
-    return file
+    print(f"{file} {file.stat().st_size} bytes")
 
 
 @contextmanager

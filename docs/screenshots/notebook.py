@@ -20,11 +20,12 @@ from playwright.sync_api import Browser
 ROOT = Path(__file__).parents[2]
 CELL = """import geomap
 
-m = geomap.Map()
-m.add_species("Chamaea fasciata", threshold="p10")
+m = geomap.Map(center=(37.2, -117.6), zoom=6)
+m.add_species("Chamaea fasciata", grid="california", threshold="p10")
 m"""
 SIZE = {"width": 1180, "height": 900}
-PLACE = (0.55, 0.62)  # shares of the map's width and height: hills of the southern coast ranges
+PLACE = (0.33, 0.6)  # shares of the map's width and height: the Santa Lucia Range
+NO_NEWS = "CONFIG/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 PATIENCE_MS = 180_000
 STARTING_S = 60
 
@@ -62,13 +63,15 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel}
     content = json.dumps({**notebook, "cells": [{**cell, "execution_count": None}]})
     (folder / "wrentit.ipynb").write_text(content)
+    (folder / NO_NEWS).parent.mkdir(parents=True)
+    (folder / NO_NEWS).write_text('{"fetchNews": "false"}')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
         "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
     own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
