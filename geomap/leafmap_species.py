@@ -129,6 +129,9 @@ class Shown:
 
         Raises:
             RecordsError: There is no such threshold, or the map has no such value.
+
+        Example:
+            >>> m.shown["Chamaea fasciata"].cut("p10")  # doctest: +SKIP
         """
         low, high = self._legend["low"], self._legend["high"]
         what, known = f"cannot cut {self.about['scientificName']}", self.about["thresholds"]
@@ -206,7 +209,7 @@ class Shown:
 
     def _at_step(self, value: float) -> float:
         """The step of the slider that is next to a value; the page knows no other places."""
-        low, high = self._legend["low"], self._legend["high"]
+        low, high = float(self._legend["low"]), float(self._legend["high"])
         return round(low + round((value - low) / (high - low) * STEPS) / STEPS * (high - low), 6)
 
     def _area(self, key: str | None) -> tuple[float | None, float | None]:

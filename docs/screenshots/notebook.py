@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -36,9 +37,8 @@ def picture(browser: Browser) -> bytes:
         page = browser.new_page(viewport=SIZE, reduced_motion="reduce")  # type: ignore[arg-type]
         page.goto(f"{address}/doc/tree/wrentit.ipynb")
         page.locator('[data-status="idle"], [data-status="Idle"]').first.wait_for(timeout=PATIENCE_MS)
-        while (
-            page.locator(".jp-Cell .jp-InputPrompt").inner_text() == "[ ]:"
-        ):  # until the kernel is connected
+        prompt = page.locator(".jp-Cell .jp-InputPrompt")
+        while not re.search(r"\*|\d", prompt.inner_text()):  # until the kernel is connected
             page.locator(".jp-Cell .cm-content").click()
             page.keyboard.press("Control+Enter")
             page.wait_for_timeout(1000)
