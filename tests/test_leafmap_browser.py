@@ -101,12 +101,13 @@ def rgb(colour):
 
 
 def tile_servers():
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if command[1:3] == ["-m", "tiles"]:
-            found.append(process.pid)
-    return set(found)
+    """Ids of the processes of tile servers below this one."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[1:3] == ["-m", "tiles"]:
+                found.add(process.pid)
+    return found
 
 
 class Lab:
@@ -229,7 +230,6 @@ def variables(repository, tmp_path_factory, tmp_path):
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 def test_maps_are_seen_and_used_in_jupyterlab(browser, variables, tmp_path):
-    before = tile_servers()
     with jupyterlab(tmp_path, variables) as address:
         lab = Lab(browser, address)
         shown = lab.run(0)
@@ -252,12 +252,12 @@ def test_maps_are_seen_and_used_in_jupyterlab(browser, variables, tmp_path):
         )
         assert both.locator(".leaflet-sbs-divider").is_visible()
         assert len(set(clips)) == 2
-        servers = tile_servers() - before
+        servers = tile_servers()
         lab.page.close()
         with urlopen(f"{address}/api/kernels", timeout=10) as answer:
             (kernel,) = json.load(answer)
         urlopen(Request(f"{address}/api/kernels/{kernel['id']}", method="DELETE"), timeout=30).close()
-        assert waited(lambda: not tile_servers() & servers)
+        assert waited(lambda: not any(map(psutil.pid_exists, servers)))
     assert all(status == 200 for status, _ in lab.tiles)
     assert [url for url in lab.asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
     assert len(servers) == 1  # of both maps
