@@ -48,7 +48,7 @@ def notebook(path):
 
 
 @contextlib.contextmanager
-def jupyterlab(folder, variables, base="/"):
+def jupyterlab(folder, variables, base="/", token=""):
     """JupyterLab over a folder, on a free port, below a base URL; its address without a slash at its end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,7 +60,7 @@ def jupyterlab(folder, variables, base="/"):
     own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-        "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
+        "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
         "--ServerApp.disable_check_xsrf=True", "--LabApp.check_for_updates_class="
         "jupyterlab.NeverCheckForUpdate", f"--ServerApp.root_dir={folder}",
         f"--ServerApp.base_url={base}",
@@ -119,11 +119,11 @@ class Lab:
         asked: Every address that was asked for.
     """
 
-    def __init__(self, browser, address):
+    def __init__(self, browser, address, token=""):
         self.page = browser.new_page(viewport={"width": 1300, "height": 1000})
         self.tiles, self.asked = [], []
         self.page.on("response", self._note)
-        self.page.goto(f"{address}/lab/tree/map.ipynb")
+        self.page.goto(f"{address}/lab/tree/map.ipynb?token={token}")
         self.page.locator('[data-status="idle"], [data-status="Idle"]').first.wait_for(timeout=90_000)
 
     def _note(self, answer):
@@ -267,8 +267,8 @@ def test_maps_are_seen_and_used_in_jupyterlab(browser, variables, tmp_path):
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 def test_below_a_base_url_all_tiles_come_through_the_proxy_of_jupyter(browser, variables, tmp_path):
-    with jupyterlab(tmp_path, variables, "/user/anna/") as address:
-        lab = Lab(browser, address)
+    with jupyterlab(tmp_path, variables, "/user/anna/", "a-token") as address:
+        lab = Lab(browser, address, "a-token")
         picture = lab.run(0).screenshot(path=tmp_path / "proxied.png")
         lab.page.close()
     assert share_of(picture, palette()[: STEPS + 1 : 2, :3], 3) > 0.05
