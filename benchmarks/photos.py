@@ -60,6 +60,7 @@ from train.data import photos  # noqa: E402
 from train.data.augment import Augmentation  # noqa: E402
 from train.data.images import read_picture  # noqa: E402
 from train.data.readers import Held, PictureFiles  # noqa: E402
+from train.data.splits import label_folds  # noqa: E402
 from train.data.table import ObservationTable  # noqa: E402
 from train.encoders.image import Freeze, ImageConfig, ImageEncoder  # noqa: E402
 from train.evaluation.report import spread  # noqa: E402
@@ -216,24 +217,6 @@ def occasions(table: pd.DataFrame) -> Ints:
     return out
 
 
-def deal(labels: Ints, occasion: Ints, folds: int, seed: int = 0) -> Ints:
-    """(n,) fold of each photo; the photos of a species of one occasion share one.
-
-    Each occasion goes to the fold that has the fewest photos of the species, occasions with many first.
-    """
-    out, rng = np.empty(len(labels), np.int64), np.random.default_rng(seed)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        _, number, sizes = np.unique(occasion[rows], return_inverse=True, return_counts=True)
-        load, first = np.zeros(folds, np.int64), rng.permutation(folds)
-        shuffled = rng.permutation(len(sizes))
-        for each in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-            fold = first[np.argmin(load[first])]
-            out[rows[number == each]] = fold
-            load[fold] += sizes[each]
-    return out
-
-
 def opened(shared: Path, folder: Path, species: int, folds: int) -> Study:
     """The photos of so many species (0 for all), dealt out."""
     source = shared / "photos"
@@ -241,7 +224,7 @@ def opened(shared: Path, folder: Path, species: int, folds: int) -> Study:
     data = photos.open(folder / "photos.csv", pixels=64, cache=folder / "checked.json")
     assert len(data) == len(table), (len(data), len(table))  # so that their rows are the same
     labels = np.asarray(data.labels(), np.int64)
-    fold = deal(labels, occasions(table), folds)
+    fold = label_folds(labels, occasions(table), folds)
     names = several(pd.read_csv(source / "photos.csv"))
     half = np.random.default_rng(DESIGNED_ON).permutation(names)[: len(names) // 2]
     fresh = ~np.isin(table["scientific_name"], half)

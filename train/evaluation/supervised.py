@@ -109,11 +109,12 @@ def _learn(network: Classifier, seen: Augmented, view: str, target: Tensor, budg
     size = min(budget.batch, len(seen))
     rounds = len(seen) // size  # whole batches; an epoch's rest is left to other epochs
     encoder = [each for each in network.model.parameters() if each.requires_grad]
-    groups = [{"params": list(network.head.parameters()), "lr": budget.learning_rate}]
+    learning = {budget.learning_rate: list(network.head.parameters())}
     if encoder:
-        groups.append({"params": encoder, "lr": budget.learning_rate * budget.encoder_factor})
+        learning.setdefault(budget.learning_rate * budget.encoder_factor, []).extend(encoder)
+    groups = [{"params": parameters, "lr": rate} for rate, parameters in learning.items()]
     optimiser = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
-    schedule = one_cycle(optimiser, [group["lr"] for group in groups], budget.epochs * rounds)
+    schedule = one_cycle(optimiser, list(learning), budget.epochs * rounds)
     network.train()
     for _ in range(budget.epochs):
         order = torch.randperm(len(seen)).numpy()[: rounds * size].reshape(rounds, size)
