@@ -34,11 +34,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -77,7 +79,6 @@ SHARE = 0.2  # of the photos, of either kind that is made
 CHOICE = HERE / "results" / "photos_choice.json"
 
 Ints = NDArray[np.int64]
-Ranks = Callable[[Ints], Ints]
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,12 @@ def setting(backbone: str, size: int, freeze: Freeze = "nothing", **budget: Any)
     """An encoder of a size [pixels] and what differs from the budget of all."""
     image = ImageConfig(backbone, size=size, dim=0, other_sizes="resize", freeze=freeze)
     change = Augmentation(pixels=size, crop=0.5, stretch=0.1, jitter=0.1, grey=0.2)
-    return Setting(image, replace(Budget(change=change, looks=8), **budget))
+    return Setting(image, replace(Budget(epochs=25, change=change, looks=8), **budget))
 
 
 SETTINGS = {
     "network-64": setting("test_resnet", 64),
     "colour-texture-64": setting("colour_texture", 64, "all"),
-    "colour-texture-64-slow": setting("colour_texture", 64, "all", learning_rate=1e-3, epochs=80),
     "colour-texture-64-learnt": setting("colour_texture", 64, encoder_factor=0.1),
     "colour-texture-96": setting("colour_texture", 96, "all"),
 }
@@ -148,11 +148,6 @@ class Study:
     off: float
     fold: Ints
     fresh: NDArray[np.bool_]
-
-    @property
-    def classes(self) -> Ints:
-        """(k,) labels."""
-        return np.arange(len(self.data.classes))
 
     def read_at(self, pixels: int, held: bool = False) -> ObservationTable:
         """The photos as squares of so many pixels, decoded at every look or once."""
@@ -231,39 +226,73 @@ def opened(shared: Path, folder: Path, species: int, folds: int) -> Study:
     return Study(data, labels, table["mode"].to_numpy(), off, fold, fresh)
 
 
-def learnt(study: Study, how: Setting, data: ObservationTable, rows: Ints, told: Ints, seed: int) -> Ranks:
-    """Ranks of species by a network that has learnt `told` (n,) of some rows, from a start of its own."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network to be fitted, and photos to judge it on.
+
+    Attributes:
+        data: The photos at the setting's size.
+        rows: (n,) rows to learn from.
+        told: (n,) labels of them.
+        asked: Several sets of rows to judge.
+        seed: Of the start.
+    """
+
+    study: Study
+    how: Setting
+    data: ObservationTable
+    rows: Ints
+    told: Ints
+    asked: tuple[Ints, ...]
+    seed: int = 0
+
+
+def ranks_of(task: Task) -> list[Ints]:
+    """Number of species that are guessed before the true one, (n,) for each of the asked sets of rows."""
+    torch.set_num_threads(1)  # processes share the cores
+    classes, budget = np.arange(len(task.study.data.classes)), task.how.budget
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Ground(how.image)
-    network = fit(model, data, "ground", rows, told, study.classes, how.budget, seed)
+        torch.manual_seed(task.seed)
+        model = Ground(task.how.image)
+    network = fit(model, task.data, "ground", task.rows, task.told, classes, budget, task.seed)
+    out = []
+    for asked in task.asked:
+        log_p = guess(network, task.data, "ground", asked, classes, budget, task.seed).log_p
+        own = log_p[np.arange(len(asked)), task.study.labels[asked]]
+        out.append((log_p >= own[:, None]).sum(axis=1) - 1)  # of equals the true one is last
+    return out
 
-    def ranks(asked: Ints) -> Ints:
-        """(n,) number of species that are guessed before the true one at some rows."""
-        log_p = guess(network, data, "ground", asked, study.classes, how.budget, seed).log_p
-        own = log_p[np.arange(len(asked)), study.labels[asked]]
-        return (log_p >= own[:, None]).sum(axis=1) - 1  # of equals the true one is last
 
-    return ranks
+def done(tasks: list[Task]) -> Iterator[list[Ints]]:
+    """Ranks of every task in turn, worked out in two processes."""
+    began = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for number, (task, ranks) in enumerate(zip(tasks, pool.map(ranks_of, tasks), strict=True)):
+            said = f"{task.how.image.backbone} {task.how.image.size}, {len(task.rows)} photos"
+            spent = f"{time.perf_counter() - began:.0f} s"
+            print(f"{number + 1} of {len(tasks)}: {said}, after {spent}", file=sys.stderr)
+            yield ranks
 
 
 def choose(shared: Path) -> dict[str, Any]:
     """Scores of every setting on inner folds, and the best of each fold."""
     tried: dict[str, list[dict[str, float]]] = {}
+    pairs = list(combinations(range(FOLDS), 2))  # one is held out for the choice of the other
     with tempfile.TemporaryDirectory() as folder:
         study = opened(shared, Path(folder), 0, FOLDS)
         for name, how in SETTINGS.items():
-            began = time.perf_counter()
-            found: list[list[Ints]] = [[] for _ in range(FOLDS)]
             data = study.read_at(how.read, held=True)
-            for pair in combinations(range(FOLDS), 2):  # one is held out for the choice of the other
+            tasks = []
+            for pair in pairs:
                 rows = np.flatnonzero(~np.isin(study.fold, pair))
-                ranks = learnt(study, how, data, rows, study.labels[rows], seed=0)
-                for inner, outer in (pair, pair[::-1]):
-                    found[outer].append(ranks(np.flatnonzero(study.fold == inner)))
+                inner = tuple(np.flatnonzero(study.fold == fold) for fold in pair)
+                tasks.append(Task(study, how, data, rows, study.labels[rows], inner))
+            found: list[list[Ints]] = [[] for _ in range(FOLDS)]
+            for pair, ranks in zip(pairs, done(tasks), strict=True):
+                for inner_ranks, outer in zip(ranks, pair[::-1], strict=True):
+                    found[outer].append(inner_ranks)
             tried[name] = [scores_of(np.concatenate(each)) for each in found]
-            shown = [each["mrr"] for each in tried[name]]
-            print(f"{name}: {shown} after {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            print(f"{name}: {[each['mrr'] for each in tried[name]]}", file=sys.stderr)
     best = [max(tried, key=lambda name: tried[name][fold]["mrr"]) for fold in range(FOLDS)]
     return {
         "benchmark": "photos, the choice of settings",
@@ -277,25 +306,22 @@ def choose(shared: Path) -> dict[str, Any]:
 def run(study: Study, chosen: list[Setting]) -> dict[str, Any]:
     """Learns from all folds but one, and is judged on that, for each in turn; as plain values."""
     began = time.perf_counter()
-    places: dict[str, list[Ints]] = {"trained": [], "shuffled": []}
-    fitted, held = [], [np.flatnonzero(study.fold == fold) for fold in range(len(chosen))]
+    held, tasks = [np.flatnonzero(study.fold == fold) for fold in range(len(chosen))], []
     for fold, how in enumerate(chosen):
         rows = np.flatnonzero(study.fold != fold)
         data, truth = study.read_at(how.read), study.labels[rows]
-        for arm, told in (("trained", truth), ("shuffled", np.random.default_rng(fold).permutation(truth))):
-            ranks = learnt(study, how, data, rows, told, fold)
-            places[arm].append(ranks(held[fold]))
-            if arm == "trained":
-                fitted.append(scores_of(ranks(rows))["top1"])
-            spent = time.perf_counter() - began
-            print(f"fold {fold} {arm}: {scores_of(places[arm][-1])} after {spent:.0f} s", file=sys.stderr)
-    chance, order = 1 / len(study.classes), np.concatenate(held)
+        for told in (truth, np.random.default_rng(fold).permutation(truth)):
+            tasks.append(Task(study, how, data, rows, told, (held[fold], rows), fold))
+    found = list(done(tasks))
+    places = {"trained": [each[0] for each in found[::2]], "shuffled": [each[0] for each in found[1::2]]}
+    fitted = [scores_of(each[1])["top1"] for each in found[::2]]
+    chance, order = 1 / len(study.data.classes), np.concatenate(held)
     first = np.concatenate(places["trained"]) == 0
     luck = float(binom.sf(first.sum() - 1, len(first), chance))
     factor = float(first.mean() / chance)
     return {
         "photos": len(study.data),
-        "species": len(study.classes),
+        "species": len(study.data.classes),
         "made": {mode: int((study.modes == mode).sum()) for mode in MODES},
         "cmyk_off_by": round(study.off, 2),
         "folds": len(chosen),

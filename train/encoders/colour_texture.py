@@ -72,16 +72,16 @@ class ColourTexture(nn.Module):
 
     def _texture(self, axes: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, levels * (mean and deviation) * axes * orientations)."""
-        filters = self.filters.repeat(axes.shape[1], 1, 1, 1)
         found = []
         for level in range(LEVELS):
             if level:
                 axes = functional.avg_pool2d(axes, 2)
-            waves = functional.conv2d(axes, filters, padding=SIDE // 2, stride=2, groups=axes.shape[1])
-            pairs = waves.unflatten(1, (-1, 2))  # even and odd filter of each axis and orientation
+            alone = axes.flatten(0, 1)[:, None]  # each axis as an image of one band
+            waves = functional.conv2d(alone, self.filters, padding=SIDE // 2, stride=2)
+            pairs = waves.unflatten(1, (-1, 2))  # even and odd filter of each orientation
             amplitude = (pairs.square().sum(dim=2) + FLOOR**2).sqrt().flatten(2)
             spread = amplitude.var(dim=2, correction=0).add(FLOOR**2).sqrt()
-            found += [amplitude.mean(dim=2).log(), spread.log()]
+            found += [each.log().reshape(len(axes), -1) for each in (amplitude.mean(dim=2), spread)]
         return torch.cat(found, dim=1)
 
 
