@@ -10,9 +10,12 @@ judged on the fifth, so that every photo is judged once. A fifth of the photos i
 fifth by CMYK ones, made in a temporary folder that is deleted in the end; all others are read where they lie.
 Every photo is decoded from its file whenever it is asked for.
 
-No network has weights from elsewhere. What is learnt, and how, is one of `SETTINGS`. For each fold
-`--choose` takes the one with the greatest mean reciprocal rank on inner folds: of the four folds learnt from,
-each is held out in turn, and the fifth is not looked at. The choice is a file, `CHOICE`, that the run reads.
+No network has weights from elsewhere. What is learnt, and how, is one of `SETTINGS`: a small network from
+random weights, or colours and textures (train.encoders.colour_texture) and a linear head, which learns alone
+("all" is frozen) or with the filters. For each fold `--choose` takes the setting with the greatest mean
+reciprocal rank on inner folds: of the four folds learnt from, each is held out in turn, and the fifth is not
+looked at. The choice is a file, `CHOICE`, that the run reads.
+
 Beside what is learnt stand
 
     chance      one in as many as there are species

@@ -19,6 +19,8 @@ from train.encoders.colour_texture import (
 )
 from train.encoders.image import ImageConfig, ImageEncoder
 from train.errors import SpecError
+from train.objectives.crisp import TINY as CRISP
+from train.objectives.crisp import Crisp
 
 CONFIG = ImageConfig(NAME, size=64, dim=0, other_sizes="resize", freeze="all")
 COLOURS = math.prod(bins for *_, bins in BINS)
@@ -106,6 +108,17 @@ def test_filters_learn_unless_frozen():
         "project.bias",
     ]
     assert projected(images).shape == (4, 16)
+
+
+def test_objectives_take_it_as_a_tower():
+    tower = replace(CONFIG, size=32, dim=64, freeze="nothing")
+    model = Crisp(replace(CRISP, ground=tower))
+    vectors = model.encode("ground", {"ground": stripes(0.5, 6.0, 40)})
+    assert vectors.shape == (1, 64)
+    assert model.features("ground", {"ground": stripes(0.5, 6.0, 40)}).shape == (
+        1,
+        COLOURS + 2 * AMPLITUDES * LEVELS,
+    )
 
 
 @pytest.mark.parametrize("change", [{"bands": 4, "mean": (127.0,) * 4, "std": (60.0,) * 4}, {"size": 16}])
