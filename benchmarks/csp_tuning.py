@@ -156,6 +156,11 @@ def chosen(trials: Sequence[Mapping[str, Any]]) -> dict[str, Changes]:
     return now
 
 
+def settled(changes: Changes) -> Changes:
+    """The last word on every key, for a later change replaces an earlier one."""
+    return tuple({change.split("=")[0]: change for change in changes}.values())
+
+
 def settings_of(quick: bool) -> landscapes.Settings:
     """Those of the study with fewer shares of the labels and learning rates."""
     if quick:
@@ -201,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": " ".join(["python benchmarks/csp_tuning.py", *given]),
         "landscapes": options.seeds,
         "settings": settings.plain(),
-        "chosen": {arm: list(changes) for arm, changes in chosen(trials).items()},
+        "chosen": {arm: list(settled(changes)) for arm, changes in chosen(trials).items()},
         "trials": trials,
     }
     if options.save:

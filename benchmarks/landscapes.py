@@ -83,11 +83,15 @@ RIVALS = (
     ("csp-b", "csp-mse"),
     ("csp-mse", SCRATCH),
 )
-LANDSCAPES = {"images": [1, 2, 3], "places": list(range(1, 13))}
-CHOSEN: dict[str, tuple[str, ...]] = {
-    "csp-b": ("training.epochs=30", "training.batch=512"),
-    "csp-mse": ("training.epochs=30", "training.batch=512"),
-}
+LANDSCAPES = {"images": [1, 2, 3], "places": list(range(1, 7))}
+_BOTH = (
+    "training.batch=128",
+    "training.learning_rate=0.004",
+    "training.epochs=120",
+    "model.location.hidden=256",
+    "model.location.dim=128",
+)
+CHOSEN: dict[str, tuple[str, ...]] = {"csp-b": (*_BOTH, 'model.projection="linear"'), "csp-mse": _BOTH}
 """How CSP pre-trains, as benchmarks/csp_tuning.py chose it on other landscapes."""
 FEW = {"images": 10.0, "places": 20.0}  # percent of the labels up to which pre-training is expected to win
 

@@ -105,7 +105,8 @@ def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
 
 def test_csp_is_pretrained_as_other_landscapes_chose(study, tuning):
     kept = json.loads(TUNED.read_text())
-    assert kept["chosen"] == {arm: list(changes) for arm, changes in tuning.chosen(kept["trials"]).items()}
+    ends = tuning.chosen(kept["trials"])
+    assert kept["chosen"] == {arm: list(tuning.settled(changes)) for arm, changes in ends.items()}
     assert {model: kept["chosen"][model] for model in study.PLACES} == {
         model: list(changes) for model, changes in study.CHOSEN.items()
     }
