@@ -18,7 +18,7 @@ better, or whose rate was the least or greatest of three or more.
 
 Images and places have settings and landscapes of their own: places are cheap, so they can have more. Only
 what is asked for is run; a file of --save keeps the other one's part, if its settings are still those here.
-How CSP pre-trains was chosen on landscapes 101 and up, for either arm (benchmarks/csp_tuning.py).
+How CSP pre-trains was chosen on landscapes 101 to 103, by each arm from one grid (benchmarks/csp_tuning.py).
 
 What is finished in --out is not computed again. Prints one JSON line. Synthetic worlds are a
 guide to choices and no evidence about nature.
