@@ -20,6 +20,7 @@ What is finished in --out is not computed again. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,6 @@ import torch
 HERE = str(Path(__file__).resolve().parent)
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(HERE)] + [HERE]  # `train` first
 
-import landscapes  # noqa: E402  # beside this file
-
 from train.data.splits import label_subsets  # noqa: E402
 from train.encoders.location import LocationEncoder  # noqa: E402
 from train.errors import ThreePartError  # noqa: E402
@@ -46,6 +45,8 @@ from train.evaluation.report import SCRATCH  # noqa: E402
 from train.fusion import prior_logits  # noqa: E402
 from train.pretrain import load_model  # noqa: E402
 from train.sampling import Box  # noqa: E402
+
+landscapes = importlib.import_module("landscapes")  # the study, beside this file
 
 Changes = tuple[str, ...]
 SEEDS = (101, 102, 103)
@@ -86,9 +87,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[Changes, ...]]] = {
 """Stage -> arms that choose, and what each chooses from: changes of the recipe."""
 
 
-def trial(
-    arm: str, changes: Changes, seed: int, settings: landscapes.Settings, folder: Path
-) -> dict[str, Any]:
+def trial(arm: str, changes: Changes, seed: int, settings: Any, folder: Path) -> dict[str, Any]:
     """Scores of the prior after fine-tuning, at each share of the labels."""
     model = "csp-b" if arm == SCRATCH else arm
     recipe = landscapes.recipe_for(model, seed, replace(settings, training={model: changes}))
@@ -113,9 +112,7 @@ def trial(
     return {"scores": out}
 
 
-def tried(
-    arm: str, changes: Changes, seeds: Sequence[int], settings: landscapes.Settings, out: Path
-) -> dict[str, Any]:
+def tried(arm: str, changes: Changes, seeds: Sequence[int], settings: Any, out: Path) -> dict[str, Any]:
     """Means of a trial over landscapes, by share of the labels and over all shares."""
     name = "_".join([arm, *(change.replace("training.", "").replace("model.", "") for change in changes)])
     found = []
@@ -131,7 +128,7 @@ def tried(
     return {"log_loss": float(np.mean(list(means["log_loss"].values()))), "by_share": means}
 
 
-def tune(seeds: Sequence[int], settings: landscapes.Settings, out: Path) -> list[dict[str, Any]]:
+def tune(seeds: Sequence[int], settings: Any, out: Path) -> list[dict[str, Any]]:
     """The trials of all stages."""
     trials: list[dict[str, Any]] = []
     for stage, (arms, choices) in STAGES.items():
@@ -161,7 +158,7 @@ def settled(changes: Changes) -> Changes:
     return tuple({change.split("=")[0]: change for change in changes}.values())
 
 
-def settings_of(quick: bool) -> landscapes.Settings:
+def settings_of(quick: bool) -> Any:
     """Those of the study with fewer shares of the labels and learning rates."""
     if quick:
         return replace(landscapes.QUICK["places"], training={})
