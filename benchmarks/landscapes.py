@@ -1,8 +1,8 @@
 """What pre-training is worth on landscapes of known truth: CRISP, CVE-MAE and CSP against their rivals.
 
-    python benchmarks/landscapes.py [--seeds 0 1 2] [--out runs/landscapes] [--save FILE] [--quick]
+    python benchmarks/landscapes.py [--images 1 2 3] [--places 1 2 3] [--save FILE] [--quick]
 
-Every seed is another landscape (train.landscape), and one replicate. On each, by the shipped -tiny recipes
+Every number is another landscape (train.landscape), and one replicate. On each, by the shipped -tiny recipes
 and the protocol of train.evaluate:
 
     crisp, cve-mae    pre-trained on photos and chips without labels, then fine-tuned; against the same
@@ -15,6 +15,10 @@ are chosen on validation rows, from the same grid; scores are of test rows that 
 by tile). `wins` counts the landscapes where an arm does better than its rival; sd is that of the paired
 differences over landscapes. `ran_out` is the share of fits whose rounds ran out before they stopped getting
 better, or whose rate was the least or greatest of three or more.
+
+Images and places have settings and landscapes of their own: places are cheap, so they can have more. Only
+what is asked for is run; a file of --save keeps the other one's part, if its settings are still those here.
+How CSP pre-trains was chosen on landscapes 101 to 103, by each arm from one grid (benchmarks/csp_tuning.py).
 
 What is finished in --out is not computed again. Prints one JSON line. Synthetic worlds are a
 guide to choices and no evidence about nature.
@@ -29,7 +33,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +60,7 @@ from train.landscape import World as Nature  # noqa: E402
 from train.pretrain import load_model, pretrain, recipe_of  # noqa: E402
 from train.recipe import Recipe, read_recipe  # noqa: E402
 
-FORMAT = "landscapes/1"
+FORMAT = "landscapes/2"
 SCORES = (
     "top1",
     "class_mean",
@@ -65,6 +69,7 @@ SCORES = (
 BETTER = {"top1": 1.0, "class_mean": 1.0, "log_loss": -1.0}
 IMAGES = ("crisp", "cve-mae")
 PLACES = ("csp-b", "csp-mse")
+GROUPS = {"images": IMAGES, "places": PLACES}
 RECIPES = {
     "crisp": "crisp-tiny",
     "cve-mae": "birdsat-cve-tiny",
@@ -78,38 +83,31 @@ RIVALS = (
     ("csp-b", "csp-mse"),
     ("csp-mse", SCRATCH),
 )
+LANDSCAPES = {"images": [1, 2, 3], "places": list(range(1, 7))}
+_BOTH = (
+    "training.batch=128",
+    "training.learning_rate=0.004",
+    "training.epochs=120",
+    "model.location.hidden=256",
+    "model.location.dim=128",
+)
+CHOSEN: dict[str, tuple[str, ...]] = {"csp-b": (*_BOTH, 'model.projection="linear"'), "csp-mse": _BOTH}
+"""How CSP pre-trains, as benchmarks/csp_tuning.py chose it on other landscapes."""
 FEW = {"images": 10.0, "places": 20.0}  # percent of the labels up to which pre-training is expected to win
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the numbers depend on beside the seeds."""
+    """Everything that the numbers of images or of places depend on beside the seeds."""
 
+    observations: int
+    ratios: tuple[float, ...]  # shares of the labels
+    tuning: TuningConfig  # of both arms on labels
+    training: Mapping[str, tuple[str, ...]]  # model -> what pre-training changes of its recipe
     species: int = 20
     pixels: int = 16
-    pairs: int = 1600  # observations with photo and chip
-    features: int = 4000  # observations with features of photos
     validation: float = 0.2
     test: float = 0.3
-    image_epochs: int = 25  # of pre-training
-    place_epochs: int = 30
-    image_ratios: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
-    place_ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 1.0)
-    image_tuning: TuningConfig = field(
-        default_factory=lambda: TuningConfig(
-            learning_rates=(3e-5, 1e-4, 6e-4), head_factor=3.0, batch=32, round_steps=8, rounds=12, patience=2
-        )
-    )
-    place_tuning: TuningConfig = field(
-        default_factory=lambda: replace(
-            PRIOR_TUNING,
-            learning_rates=(5e-5, 2e-4, 1e-3, 5e-3, 2e-2),
-            batch=256,
-            round_steps=10,
-            rounds=25,
-            patience=4,
-        )
-    )
 
     def plain(self) -> dict[str, Any]:
         """As JSON gives it back."""
@@ -117,42 +115,64 @@ class Settings:
         return made
 
 
+STUDY = {
+    "images": Settings(
+        observations=1600,
+        ratios=(0.01, 0.05, 0.1, 1.0),
+        tuning=TuningConfig(
+            learning_rates=(3e-5, 1e-4, 6e-4), head_factor=3.0, batch=32, round_steps=8, rounds=12, patience=2
+        ),
+        training=dict.fromkeys(IMAGES, ("training.epochs=25",)),
+    ),
+    "places": Settings(
+        observations=4000,
+        ratios=(0.05, 0.1, 0.2, 1.0),
+        tuning=replace(
+            PRIOR_TUNING,
+            learning_rates=(5e-5, 2e-4, 1e-3, 5e-3, 2e-2),
+            batch=256,
+            round_steps=10,
+            rounds=25,
+            patience=4,
+        ),
+        training=CHOSEN,
+    ),
+}
 _ONE_RATE = TuningConfig(learning_rates=(2e-3,), head_factor=3.0, round_steps=2, rounds=2, patience=1)
-QUICK = Settings(
-    species=5, pairs=300, features=300, image_epochs=1, place_epochs=2,
-    image_ratios=(0.1, 1.0), place_ratios=(0.2, 1.0),
-    image_tuning=_ONE_RATE, place_tuning=replace(_ONE_RATE, batch=256),
-)  # fmt: skip
+QUICK = {
+    "images": replace(
+        STUDY["images"], species=5, observations=300, ratios=(0.1, 1.0), tuning=_ONE_RATE,
+        training=dict.fromkeys(IMAGES, ("training.epochs=1",)),
+    ),
+    "places": replace(
+        STUDY["places"], species=5, observations=300, ratios=(0.2, 1.0), tuning=replace(_ONE_RATE, batch=256),
+        training=dict.fromkeys(PLACES, ("training.epochs=2", "training.batch=75")),
+    ),
+}  # fmt: skip
 """Shows that everything runs; its numbers mean nothing."""
 
 
 def recipe_for(model: str, seed: int, settings: Settings) -> Recipe:
     """The shipped recipe of a model, on one landscape and as large as the settings say."""
     size, world = settings.pixels, Nature()
-    epochs = settings.image_epochs if model in IMAGES else settings.place_epochs
     changes = [
         f"data.options.seed={seed}",
+        f"data.options.n={settings.observations}",
         f"data.options.world.species={settings.species}",
         f"data.options.world.pixels={size}",
         f"data.validation={settings.validation}",
         f"data.test={settings.test}",
-        f"training.epochs={epochs}",
         f"training.seed={seed}",
         "training.save_every=1000000",  # a run takes less than a minute
     ]
     if model in IMAGES:
-        changes += [
-            f"data.options.n={settings.pairs}",
-            f"model.ground.size={size}",
-            f"model.aerial.size={size}",
-        ]
+        changes += [f"model.ground.size={size}", f"model.aerial.size={size}"]
         changes += ["model.ground.patch=4"] if model == "cve-mae" else []
     else:
         form = "mse" if model == "csp-mse" else "mc"
         area = [world.west, world.south, world.east, world.north]
-        changes += [f"data.options.n={settings.features}", f'model.form="{form}"', f"model.area={area}"]
-        changes += [f"training.batch={min(512, settings.features // 4)}"]
-    return read_recipe(RECIPES[model], changes)
+        changes += [f'model.form="{form}"', f"model.area={area}"]
+    return read_recipe(RECIPES[model], [*changes, *settings.training[model]])
 
 
 def pretrained(recipe: Recipe, run: Path) -> None:
@@ -164,15 +184,10 @@ def pretrained(recipe: Recipe, run: Path) -> None:
         pretrain(recipe, run, World(0, 1, torch.device("cpu")))
 
 
-def protocol_for(model: str, settings: Settings) -> Protocol:
+def protocol_for(settings: Settings) -> Protocol:
     """The protocol of train.evaluate --task few-label, random split, one draw of labels per landscape."""
-    images = model in IMAGES
     return Protocol(
-        splits=("random",),
-        seeds=1,
-        ratios=settings.image_ratios if images else settings.place_ratios,
-        methods=("finetune",),
-        tuning=settings.image_tuning if images else settings.place_tuning,
+        splits=("random",), seeds=1, ratios=settings.ratios, methods=("finetune",), tuning=settings.tuning
     )
 
 
@@ -183,19 +198,19 @@ def scored(model: str, seed: int, settings: Settings, out: Path) -> dict[str, An
     pretrained(recipe_for(model, seed, settings), run)
     trained = time.process_time() - cpu
     network, card = load_model(run)
-    report = evaluate(network, card, open_pool(card), protocol_for(model, settings), "few-label")
+    report = evaluate(network, card, open_pool(card), protocol_for(settings), "few-label")
     seconds = {"pre_training": trained, "cpu": time.process_time() - cpu, "wall": time.monotonic() - began}
     said = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     print(f"landscape {seed}: {model}: {said}", file=sys.stderr, flush=True)
     return {"records": report["records"], "seconds": seconds}
 
 
-def landscape(seed: int, settings: Settings, out: Path) -> dict[str, Any]:
-    """All models on one landscape, and what there was to know from places."""
+def landscape(seed: int, group: str, settings: Settings, out: Path) -> dict[str, Any]:
+    """The models of a group on one landscape, and what there was to know from places."""
     folder = out / f"landscape-{seed}"
     models = {
         model: kept(folder / f"{model}.json", settings, partial(scored, model, seed, settings, folder))
-        for model in RECIPES
+        for model in GROUPS[group]
     }
     nature = Landscape(seed, Nature(species=settings.species, pixels=settings.pixels))
     return {
@@ -320,7 +335,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def study(results: Sequence[Mapping[str, Any]], settings: Settings, command: str) -> dict[str, Any]:
-    """The line."""
+    """What came out for images or for places."""
     records = list(arms_of(results))
     rows = compared([record for record in records if record.arm != CHANCE])
     fits = [r for r in records if "at_edge" in r.chosen]
@@ -337,7 +352,6 @@ def study(results: Sequence[Mapping[str, Any]], settings: Settings, command: str
         for arm in dict.fromkeys(r.arm for r in fits)
     }
     return {
-        "benchmark": "landscapes",
         "command": command,
         "landscapes": [result["seed"] for result in results],
         "settings": settings.plain(),
@@ -353,30 +367,60 @@ def study(results: Sequence[Mapping[str, Any]], settings: Settings, command: str
     }
 
 
+def earlier(path: Path | None, group: str, settings: Settings) -> dict[str, Any] | None:
+    """The part of a saved file about a group; None where there is none.
+
+    Raises:
+        SpecError: when it has other settings than the study has now.
+    """
+    if path is None or not path.is_file():
+        return None
+    found: dict[str, Any] | None = json.loads(path.read_text()).get(group)
+    if found is not None and found["settings"] != settings.plain():
+        change = f"Run the {group}, too, or give another --save."
+        raise SpecError("cannot keep what is there", f"{path} has other settings of {group}", change)
+    return found
+
+
 def saved(line: Mapping[str, Any]) -> str:
     """The line as a file that is easy to read: a row a line."""
-    head = json.dumps({name: value for name, value in line.items() if name != "rows"}, indent=1)
-    rows = ",\n".join("  " + json.dumps(row) for row in line["rows"])
-    return f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
+    parts = []
+    for group, part in line.items():
+        if group not in GROUPS:
+            parts.append(f" {json.dumps(group)}: {json.dumps(part)}")
+            continue
+        head = json.dumps({name: value for name, value in part.items() if name != "rows"}, indent=1)
+        head = head[:-2].replace("\n", "\n ")
+        rows = ",\n".join("   " + json.dumps(row) for row in part["rows"])
+        parts.append(f' {json.dumps(group)}: {head},\n  "rows": [\n{rows}\n  ]\n }}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the landscapes that are missing and prints the line; exit code 2 for what the user can mend."""
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="landscapes")
+    for group, models in GROUPS.items():
+        parser.add_argument(f"--{group}", type=int, nargs="+", help=f"landscapes for {', '.join(models)}")
     parser.add_argument("--out", type=Path, help="default runs/landscapes, or runs/landscapes-quick")
     parser.add_argument("--save", type=Path, help="also write the line to this file")
     parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs; numbers mean nothing")
     options = parser.parse_args(given)
-    settings = QUICK if options.quick else Settings()
+    asked = {group: getattr(options, group) for group in GROUPS}
+    asked = asked if any(asked.values()) else LANDSCAPES
+    of = QUICK if options.quick else STUDY
     out = options.out or Path("runs") / ("landscapes-quick" if options.quick else "landscapes")
+    command = " ".join(["python benchmarks/landscapes.py", *given])
+    line: dict[str, Any] = {"benchmark": "landscapes"}
     try:
-        results = [
-            kept(out / f"landscape-{seed}.json", settings, partial(landscape, seed, settings, out))
-            for seed in dict.fromkeys(options.seeds)
-        ]
-        line = study(results, settings, " ".join(["python benchmarks/landscapes.py", *given]))
+        old = {group: earlier(options.save, group, of[group]) for group in GROUPS if not asked[group]}
+        for group, settings in of.items():
+            results = [
+                kept(out / f"{group}-{seed}.json", settings, partial(landscape, seed, group, settings, out))
+                for seed in dict.fromkeys(asked[group] or ())
+            ]
+            part = study(results, settings, command) if results else old[group]
+            line |= {group: part} if part else {}
         if options.save:
             options.save.parent.mkdir(parents=True, exist_ok=True)
             options.save.write_text(saved(line))

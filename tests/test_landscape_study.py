@@ -11,17 +11,29 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "benchmarks" / "results" / "landscapes.json"
+TUNED = REPOSITORY / "benchmarks" / "results" / "csp_tuning.json"
+
+
+def loaded(name, patch):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, name, module)  # dataclasses look there
+    patch.setattr(sys, "path", list(sys.path))
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("landscapes", REPOSITORY / "benchmarks" / "landscapes.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "landscapes", module)  # dataclasses look there
-        spec.loader.exec_module(module)
-        yield module
+        yield loaded("landscapes", patch)
+
+
+@pytest.fixture(scope="module")
+def tuning(study):
+    with pytest.MonkeyPatch.context() as patch:
+        yield loaded("csp_tuning", patch)
 
 
 def record(arm, top1, loss, views="ground", percent=1.0):
@@ -81,49 +93,105 @@ def test_verdicts_keep_few_labels_and_all_apart(study):
 
 
 def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
-    settings = study.Settings()
-    assert study.protocol_for("crisp", settings) == study.protocol_for("cve-mae", settings)
-    assert study.protocol_for("csp-b", settings) == study.protocol_for("csp-mse", settings)
+    settings = study.STUDY["places"]  # one protocol for a group, so for both arms
+    assert study.protocol_for(settings).tuning == settings.tuning
     first, second = (study.recipe_for(model, 3, settings).to_table() for model in study.PLACES)
     assert first["model"].pop("form") == "mc" and second["model"].pop("form") == "mse"
+    assert first["model"].pop("projection") and "projection" not in second["model"]  # MSE has none
+    for table in (first, second):  # each arm's own, from the same grid
+        assert table["training"].pop("learning_rate") and table["training"].pop("epochs")
     assert first == second and first["data"]["options"]["seed"] == 3
+
+
+def test_csp_is_pretrained_as_other_landscapes_chose(study, tuning):
+    kept = json.loads(TUNED.read_text())
+    ends = tuning.chosen(kept["trials"])
+    assert kept["chosen"] == {arm: list(tuning.settled(changes)) for arm, changes in ends.items()}
+    assert {model: kept["chosen"][model] for model in study.PLACES} == {
+        model: list(changes) for model, changes in study.CHOSEN.items()
+    }
+    assert kept["settings"] == tuning.settings_of(quick=False).plain()
+    for part in (json.loads(KEPT.read_text())[group] for group in study.GROUPS):
+        assert not set(part["landscapes"]) & set(kept["landscapes"]) and min(kept["landscapes"]) > 100
+    tried = [(row["stage"], row["arm"], tuple(row["changes"])) for row in kept["trials"]]
+    assert tried == [
+        (stage, arm, changes)
+        for stage, (arms, choices) in tuning.STAGES.items()
+        for arm in arms
+        for changes in choices
+    ]
 
 
 def test_the_kept_result_is_of_this_study(study):
     kept = json.loads(KEPT.read_text())
-    assert kept["settings"] == study.Settings().plain()
-    assert len(kept["landscapes"]) >= 3 and kept["command"].startswith("python benchmarks/landscapes.py")
-    assert kept["verdicts"] == study.verdicts(kept["rows"])
-    shown = {(row["arm"], row["views"], row["percent"]) for row in kept["rows"]}
+    assert set(kept) == {"benchmark", *study.GROUPS}
+    for group, settings in study.STUDY.items():
+        part = kept[group]
+        assert part["settings"] == settings.plain() and part["landscapes"] == study.LANDSCAPES[group]
+        assert len(part["landscapes"]) >= 3 and part["command"].startswith("python benchmarks/landscapes.py")
+        assert part["verdicts"] == study.verdicts(part["rows"])
+        assert all(row["n"] == len(part["landscapes"]) for row in part["rows"])
+        assert {row["arm"] for row in part["rows"]} == set(study.GROUPS[group])
+    shown = {
+        (row["arm"], row["views"], row["percent"]) for group in study.GROUPS for row in kept[group]["rows"]
+    }
     for model in study.IMAGES:
         for views in ("ground", "aerial", "concatenated"):
             assert {(model, views, percent) for percent in (1.0, 5.0, 10.0, 100.0)} <= shown
     assert {("csp-b", "lonlat", percent) for percent in (5.0, 10.0, 20.0, 100.0)} <= shown
-    assert all(row["n"] == len(kept["landscapes"]) for row in kept["rows"])
 
 
 @pytest.mark.slow
 def test_the_study_runs_and_goes_on_where_it_stopped(study, tmp_path, capsys):
     out, file = tmp_path / "study", tmp_path / "line.json"
-    command = ["--quick", "--seeds", "0", "--out", str(out)]
+    command = ["--quick", "--images", "0", "--places", "0", "--out", str(out)]
     assert study.main([*command, "--save", str(file)]) == 0
     line = json.loads(capsys.readouterr().out)
     assert json.loads(file.read_text()) == line and line["benchmark"] == "landscapes"
-    made = {(row["arm"], row["rival"]) for row in line["rows"]}
-    assert made == set(study.RIVALS)
-    assert {row["views"] for row in line["rows"] if row["arm"] == "crisp"} == {
-        "ground",
-        "aerial",
-        "concatenated",
-    }
-    records = json.loads((out / "landscape-0.json").read_text())["records"]
+    rows = [row for group in study.GROUPS for row in line[group]["rows"]]
+    assert {(row["arm"], row["rival"]) for row in rows} == set(study.RIVALS)
+    assert {row["views"] for row in rows if row["arm"] == "crisp"} == {"ground", "aerial", "concatenated"}
+    records = json.loads((out / "places-0.json").read_text())["records"]
     scratch = [[r for r in records[model] if r["arm"] == "scratch"] for model in study.PLACES]
     assert scratch[0] == scratch[1]  # the very same start and fit, so that it counts once
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert study.main(command) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == line["rows"]
+    assert json.loads(capsys.readouterr().out)["places"]["rows"] == line["places"]["rows"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
-    assert study.main(["--seeds", "0", "--out", str(out)]) == 2
+    assert study.main(["--images", "0", "--out", str(out)]) == 2
     assert "other settings" in capsys.readouterr().err
+
+    line["places"]["command"] = "kept"
+    file.write_text(json.dumps(line))
+    assert study.main(["--quick", "--images", "0", "--out", str(out), "--save", str(file)]) == 0
+    assert json.loads(file.read_text())["places"] == line["places"]  # what was not run stays as it is
+    line["places"]["settings"]["ratios"] = [1.0]
+    file.write_text(json.dumps(line))
+    assert study.main(["--quick", "--images", "0", "--out", str(out), "--save", str(file)]) == 2
+    assert "other settings of places" in capsys.readouterr().err
+    assert json.loads(file.read_text()) == line
+
+
+@pytest.mark.slow
+def test_the_tuning_runs_and_keeps_off_the_landscapes_of_the_study(tuning, tmp_path, capsys, monkeypatch):
+    stages = {stage: (arms, choices[:2]) for stage, (arms, choices) in tuning.STAGES.items()}
+    monkeypatch.setattr(tuning, "STAGES", stages)
+    monkeypatch.setattr(tuning, "START", ("training.batch=75", "training.epochs=1"))
+    file = tmp_path / "line.json"
+    command = ["--quick", "--seeds", "101", "--out", str(tmp_path / "out"), "--save", str(file)]
+    assert tuning.main(command) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert json.loads(file.read_text()) == line and line["landscapes"] == [101]
+    assert [row["arm"] for row in line["trials"]] == [
+        arm for arms, choices in stages.values() for arm in arms for _ in choices
+    ]
+    for stage, (arms, _) in stages.items():
+        for arm in arms:
+            rows = [row for row in line["trials"] if (row["stage"], row["arm"]) == (stage, arm)]
+            (best,) = [row for row in rows if row["chosen"]]
+            assert best["log_loss"] == min(row["log_loss"] for row in rows)
+    with pytest.raises(SystemExit) as stopped:
+        tuning.main(["--quick", "--seeds", "1"])
+    assert stopped.value.code == 2 and "101 and up" in capsys.readouterr().err
