@@ -34,7 +34,7 @@ source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtex
 
 # Every reference must lead somewhere. Only names of other packages, whose documentation is not at hand, are let by.
 nitpicky = True
-suppress_warnings: list[str] = []
+nitpick_ignore_regex = [(r"py:.*", r"(?!(geomap|train|tiles)(\.|$)).*")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 myst_heading_anchors = 3
@@ -43,13 +43,15 @@ nb_merge_streams = True
 myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # _ext/docstrings.py puts them into signatures as they are written
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes of a class stand once
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
+html_sidebars = {"reference/modules/**": []}  # a list of 200 modules beside each of them helps nobody
 html_title = "geomap"
 html_static_path = ["_static"]
 html_css_files = ["geomap.css"]
