@@ -46,6 +46,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # _ext/docstrings.py puts them into signatures as they are written
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False  # a colon in what a function returns is no type
 napoleon_use_ivar = True  # attributes of a class stand once
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True

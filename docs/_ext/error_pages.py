@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,14 +83,14 @@ def text(name: str) -> str:
         ["is also a", " and a ".join(code(base) for base in [*above, python])],
         ["exit code of a command", str(EXIT_CODE)],
         ["HTTP status of the tile server", str(status_of(cls))],
-        ["raised in", ", ".join(f"{{doc}}`modules/{each}`" for each in modules if has_page(each)) or "its subclasses"],
+        ["raised in", ", ".join(map(module_link, modules)) or "its subclasses"],
     ]
     return f"{plain(said)}\n\n" + table(["", ""], rows)
 
 
-def has_page(module: str) -> bool:
-    """Whether the reference has a page of a module."""
-    return not module.endswith("__main__")
+def module_link(module: str) -> str:
+    """A module, with a link to its page where it has one."""
+    return code(module) if module.endswith("__main__") else f"{{doc}}`{module} <modules/{module}>`"
 
 
 @cache
@@ -100,23 +100,60 @@ def messages_of() -> list[Message]:
 
 
 def _in_tree(module: str, tree: ast.Module) -> Iterator[Message]:
+    scope: dict[ast.AST, ast.AST] = {}
+    for function in ast.walk(tree):  # outer ones first, so that the innermost stays
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            scope |= dict.fromkeys(ast.walk(function), function)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes():
             if len(node.args) == 3 and not any(isinstance(arg, ast.Starred) for arg in node.args):
-                yield Message(node.func.id, worded(node.args[0]), worded(node.args[2]), module)
+                known = assigned(tree.body) | assigned(ast.walk(scope.get(node, tree)))
+                what, _, change = node.args
+                yield Message(node.func.id, worded(what, known), worded(change, known), module)
 
 
-def worded(node: ast.expr) -> str:
+def assigned(nodes: Iterable[ast.AST]) -> dict[str, list[ast.expr]]:
+    """Values that names are given in some statements."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    found.setdefault(target.id, []).append(node.value)
+                elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    for each, value in zip(target.elts, node.value.elts, strict=False):
+                        if isinstance(each, ast.Name):
+                            found.setdefault(each.id, []).append(value)
+    return found
+
+
+def worded(node: ast.expr, known: dict[str, list[ast.expr]]) -> str:
     """The words of a text in the code; what is filled in when it runs is an ellipsis."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        parts = (part.value if isinstance(part, ast.Constant) else filled(part, known) for part in node.values)
+        return "".join(map(str, parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return worded(node.left) + worded(node.right)
+        return worded(node.left, known) + worded(node.right, known)
     if isinstance(node, ast.IfExp):
-        return f"{worded(node.body)} / {worded(node.orelse)}"
+        return either(worded(each, known) for each in (node.body, node.orelse))
+    if isinstance(node, ast.Name) and node.id in known:
+        return either(worded(value, {}) for value in known[node.id])
     return "…"
+
+
+def filled(part: ast.expr, known: dict[str, list[ast.expr]]) -> str:
+    """What an f-string puts in at one place, where that is a text of the code itself."""
+    value = part.value if isinstance(part, ast.FormattedValue) else part
+    said = worded(value, known) if isinstance(value, ast.Name) else "…"
+    return said if "…" not in said and " / " not in said else "…"
+
+
+def either(said: Iterable[str]) -> str:
+    """Several texts, each once."""
+    found = list(dict.fromkeys(said))
+    return " / ".join(each for each in found if each != "…") or "…"
 
 
 def messages() -> str:

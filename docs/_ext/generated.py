@@ -14,6 +14,7 @@ import command_pages
 import environment_pages
 import error_pages
 import http_pages
+import python_pages
 import recipe_pages
 from sphinx.application import Sphinx
 
@@ -23,6 +24,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "error": error_pages.text,
     "error-messages": error_pages.messages,
     "http": http_pages.text,
+    "python": python_pages.text,
     "variables": environment_pages.text,
     "recipes": recipe_pages.shipped,
     "recipe-keys": recipe_pages.text,

@@ -9,12 +9,13 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from md_text import plain, table
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("geomap", "train", "tiles")
 LEFT_OUT = ("geomap/bundle/", "tiles/web/", "tiles/static/")
-OPTIONS = ":members:\n:show-inheritance:\n"
+ELSEWHERE = {"geomap": "../python"}  # what a page of its own describes
 
 
 def modules(package: str) -> dict[str, str]:
@@ -35,13 +36,14 @@ def pages() -> dict[str, str]:
     made = {}
     for package in PACKAGES:
         listed = modules(package)
-        rows = "\n".join(f"| {{doc}}`{name} <{name}>` | {line} |" for name, line in listed.items())
-        order = "\n".join(listed)
+        rows = [[f"{{doc}}`{name} <{ELSEWHERE.get(name, name)}>`", plain(line)] for name, line in listed.items()]
+        here = [name for name in listed if name not in ELSEWHERE]
+        order = "\n".join(here)
         made[f"{package}-modules.md"] = (
-            f"# Modules of {package}\n\n| module | what it is |\n|---|---|\n{rows}\n\n"
+            f"# Modules of {package}\n\n{table(('module', 'what it is'), rows)}\n"
             f"```{{toctree}}\n:hidden:\n\n{order}\n```\n"
         )
-        made |= {f"{name}.md": page_of(name) for name in listed}
+        made |= {f"{name}.md": page_of(name) for name in here}
     return made
 
 
