@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def say(text: str) -> None:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """CPU seconds of this process and those it started, and how many times longer the clock on the wall took."""
+    """CPU seconds of this process and its children, and how many times longer the clock on the wall took."""
     wall, cpu = time.perf_counter(), sum(os.times()[:4])
     work()
     spent = max(sum(os.times()[:4]) - cpu, 1e-9)
@@ -81,7 +82,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure_encode(imagery: Path, quick: bool, folder: Path) -> Piece:
     """The sweep of a box at 1 km, the second time, so that loading is not counted."""
-    west, south, east, north = BOX
+    west, south, east, _ = BOX
     size = 0.5 if quick else east - west
     box = (west, south, west + size, south + size)
     encoders = bundle_path() / "encoders"
@@ -93,7 +94,8 @@ def measure_encode(imagery: Path, quick: bool, folder: Path) -> Piece:
     grid = grid_from_bbox(*box, resolution=1000.0)
     cpu, ratio = timed(lambda: run("field", grid))
     cells = open_field(folder / "field.zarr").valid_cells
-    return {"cells": cells, "cells_per_s": cells / cpu, "wall_to_cpu": ratio}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"cells": cells, "cells_per_s": cells / cpu, "peak_mb": peak, "wall_to_cpu": ratio}
 
 
 def measure_chips(quick: bool) -> Piece:
@@ -153,7 +155,9 @@ def measure_fit(dim: int, quick: bool) -> Piece:
     lonlat = np.stack([rng.uniform(-124, -114, sites), rng.uniform(32, 42, sites)], axis=1)
     rates = sparse.random(sites, counts[1], density=10 / counts[1], format="csr", random_state=0)
     held = lonlat[: sites // 5]
-    null, _ = timed(lambda: null_shares(lonlat[sites // 5 :], np.ones(sites - len(held)), rates[len(held) :], held, 0))
+    null, _ = timed(
+        lambda: null_shares(lonlat[sites // 5 :], np.ones(sites - len(held)), rates[len(held) :], held, 0)
+    )
     scores = rng.random((sites, 8))
     positives = (rng.random((sites, 8)) < 0.01).astype(np.float64)
     ones, enough = np.ones(8), np.ones(8, np.bool_)
@@ -167,20 +171,24 @@ def measure_fit(dim: int, quick: bool) -> Piece:
     }
 
 
-def measure_map(folder: Path, quick: bool) -> Piece:
+def measure_maps(folder: Path, quick: bool) -> Piece:
     """Maps of shipped species by geomap.render's own function: time, and bytes of COG and Item."""
-    heads = load_heads(bundle_path() / "heads" / GROUP)
-    field = open_field(bundle_path() / "fields" / f"{GRID}.zarr.zip")
+    groups = ((GROUP, GRID), ("north-america-birds", "north-america"))
+    return {group: measure_map(group, grid, folder, quick) for group, grid in groups}
+
+
+def measure_map(group: str, grid: str, folder: Path, quick: bool) -> Piece:
+    heads = load_heads(bundle_path() / "heads" / group)
+    field = open_field(bundle_path() / "fields" / f"{grid}.zarr.zip")
     names = heads.species["scientificName"].iloc[:: len(heads) // (2 if quick else 12)].tolist()
 
-    def run(name: str, species: list[str]) -> Path:
+    def run(name: str, species: list[str]) -> None:
         where = FieldOptions(field.path, None, folder / ".fields", 1)
-        request = Request(tuple(species), folder / name, GROUP, None, where, 1)
-        return render_maps(request, Console(file=sys.stderr, quiet=True)).folder
+        render_maps(Request(tuple(species), folder / name, group, None, where, 1), quiet())
 
-    one, _ = timed(lambda: run("one", names[:1]))
-    all_of_them, ratio = timed(lambda: run("all", names))
-    out = folder / "all" / GRID
+    one, _ = timed(lambda: run(f"{group}-one", names[:1]))
+    all_of_them, ratio = timed(lambda: run(f"{group}-all", names))
+    out = folder / f"{group}-all" / grid
     cogs = [path.stat().st_size for path in out.rglob("*.tif")]
     items = [path.stat().st_size for path in out.rglob("*.json") if path.stem != "collection"]
     cells = field.valid_cells
@@ -194,6 +202,11 @@ def measure_map(folder: Path, quick: bool) -> Piece:
     }
 
 
+def quiet() -> Console:
+    """A console that shows nothing."""
+    return Console(file=sys.stderr, quiet=True)
+
+
 def tiles_over(lonlat: NDArray[np.float64], zoom: int) -> list[tuple[int, int]]:
     """Columns and rows of the Mercator tiles that hold any of the points (n, 2)."""
     lat = np.radians(lonlat[:, 1])
@@ -205,13 +218,12 @@ def tiles_over(lonlat: NDArray[np.float64], zoom: int) -> list[tuple[int, int]]:
 def measure_tiles(folder: Path, quick: bool) -> Piece:
     """Every tile of zooms 4 to 9 that holds data, of a species without a file: CPU time and bytes."""
     library = Library.open(cache_dir=folder / "tiles")
-    names = ("eschscholzia-californica", "larrea-tridentata", "nassella-pulchra")
+    names = ("eschscholzia-californica", "bromus-diandrus", "layia-platyglossa")
     field = open_field(bundle_path() / "fields" / f"{GRID}.zarr.zip")
     valid = np.concatenate(
         [field.grid.cell_lonlat(window)[field.read(window)[1]] for window in field.blocks(stored=True)]
     )
-    known = {about.id for about in library.all() if about.grid == GRID}
-    chosen = [library.find(name, GRID, GROUP) for name in names if name in known][: 1 if quick else None]
+    chosen = [library.find(name, GRID, GROUP) for name in names[: 1 if quick else None]]
     assert all(isinstance(each, LiveMap) for each in chosen), "the species must have no file"
     zooms = ZOOMS[:3] if quick else ZOOMS
     wanted = {zoom: tiles_over(valid, zoom) for zoom in zooms}
@@ -252,15 +264,14 @@ def measure_bytes() -> Piece:
     part = [numbers[0] for numbers in store.parts()[::3]]
     blocks = store.blocks(part).values()
     kept = sum(block.bytes for block in blocks) / max(1, sum(len(block.z) for block in blocks))
-    per_species = heads.weights.shape[1] * 4 + 12
+    files = [path for path in (bundle_path() / "heads" / GROUP).iterdir() if path.suffix != ".json"]
+    shared = sum(each.nbytes for member in heads.adapter.members for each in member)
     return {
         "field_bytes_per_cell": stored,
+        "embedding_numbers": field.dim,
         "adapter_output_bytes_per_cell": kept,
-        "head_bytes_per_species": per_species,
-        "heads_file_bytes_per_species": {
-            path.parent.name: path.stat().st_size / len(load_heads(path.parent))
-            for path in sorted((bundle_path() / "heads").glob("*/species.parquet"))
-        },
+        "adapter_bytes": shared,
+        "head_bytes_per_species": (sum(path.stat().st_size for path in files) - shared) / len(heads),
     }
 
 
@@ -273,7 +284,7 @@ def measure(imagery: Path, quick: bool, folder: Path) -> dict[str, Any]:
         "chips": lambda: measure_chips(quick),
         "scores": lambda: measure_scores(heads, field, quick),
         "fit": lambda: measure_fit(field.dim, quick),
-        "map": lambda: measure_map(folder, quick),
+        "map": lambda: measure_maps(folder, quick),
         "tile": lambda: measure_tiles(folder, quick),
         "bytes": measure_bytes,
     }

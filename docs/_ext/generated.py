@@ -10,9 +10,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import card_pages
 import command_pages
+import cost_pages
 import environment_pages
 import error_pages
+import finding_pages
 import http_pages
 import python_pages
 import recipe_pages
@@ -30,6 +33,9 @@ KINDS: dict[str, Callable[..., str]] = {
     "recipe-keys": recipe_pages.text,
     "recipe-data": recipe_pages.data,
     "recipe-model": recipe_pages.models,
+    "card": card_pages.text,
+    "cost": cost_pages.text,
+    "found": finding_pages.text,
 }
 
 

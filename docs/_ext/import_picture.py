@@ -4,11 +4,12 @@
     ```
 
 draws one package; without an argument, the three packages. A box is a module or a sub-package, a line an
-import, and every line points down: modules are put in layers, each below all that import it. Imports that follow from others are left out (if A imports B, B imports C, and A
-imports C, too, only the first two lines are drawn), and modules that import each other share a box.
+import, and every line points down: modules are put in layers, each below all that import it. Imports that
+follow from others are left out (if A imports B, B imports C, and A imports C, too, only the first two lines
+are drawn), and modules that import each other share a box.
 
-Of a large package only the main modules are drawn, those with many importers or many imports; what they import
-through others is drawn as if they imported it themselves. No program but Python is needed.
+Of a large package only the main modules are drawn, those with many importers or many imports; what they
+import through others is drawn as if they imported it themselves. No program but Python is needed.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ def ordered(rows: list[list[str]], lines: list[tuple[str, ...]]) -> list[list[st
             near = above if down else below
             old = {name: (k + 0.5) / len(row) for k, name in enumerate(row)}
             mean = {n: sum(place[o] for o in near[n]) / len(near[n]) if near[n] else old[n] for n in row}
-            row = sorted(row, key=lambda name: (mean[name], name))  # noqa: PLW2901
+            row = sorted(row, key=lambda name: (mean[name], name))
             place |= {name: (k + 0.5) / len(row) for k, name in enumerate(row)}
             turned.append(row)
         rows = turned if down else turned[::-1]
@@ -318,7 +319,7 @@ def _box(label: str, box: Box) -> str:
 
 
 def _line(points: list[Box], marker: str, importer: str, imported: str) -> str:
-    """A line from the lower edge of the first box to the upper edge of the last, upright through each bend."""
+    """A line from the lower edge of the first box to the upper edge of the last, through each bend."""
     path = f"M{points[0].x + points[0].width / 2:.1f} {points[0].y + BOX}"
     for upper, lower in pairwise(points):
         x1, x2 = upper.x + upper.width / 2, lower.x + lower.width / 2

@@ -1,4 +1,4 @@
-"""Figures that the shipped bundle is enough for: thresholds, scores beside the null model, effective resolution.
+"""Figures from the shipped bundle alone: thresholds, scores beside the null model, effective resolution.
 
 Each function draws one figure and gives the numbers that the pages quote.
 """
@@ -32,7 +32,9 @@ FULL = 0.5  # share of a block's cells that must have data
 
 def bundled(group: str, grid: str) -> tuple[SpeciesHeads, EmbeddingField]:
     """Heads and a field of the bundle."""
-    return load_heads(bundle_path() / "heads" / group), open_field(bundle_path() / "fields" / f"{grid}.zarr.zip")
+    return load_heads(bundle_path() / "heads" / group), open_field(
+        bundle_path() / "fields" / f"{grid}.zarr.zip"
+    )
 
 
 def maps(heads: SpeciesHeads, field: EmbeddingField, rows: list[int]) -> Planes:
@@ -93,7 +95,9 @@ def null(out: Path) -> dict[str, Any]:
         better = (table["auc"] > table["null_auc"]).to_numpy()
         axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
         for rows, colour in ((better, RAMP(0.6)), (~better, "#3b3b3b")):
-            axis.scatter(table["null_auc"][rows], table["auc"][rows], s=9, color=colour, linewidths=0, alpha=0.8)
+            axis.scatter(
+                table["null_auc"][rows], table["auc"][rows], s=9, color=colour, linewidths=0, alpha=0.8
+            )
         axis.set(xlim=(0.38, 1.01), ylim=(0.38, 1.01), aspect="equal", xlabel="AUC of coordinates alone")
         axis.set_title(f"{group}\n{better.mean():.0%} above the line")
         outside = int(((table["auc"] < 0.38) | (table["null_auc"] < 0.38)).sum())
@@ -162,7 +166,9 @@ def resolution(out: Path) -> dict[str, Any]:
     }
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.7), width_ratios=(1.5, 1, 1))
     found: dict[str, Any] = {"kept": KEPT}
-    for (label, (group, grid, every)), colour in zip(cases.items(), (RAMP(0.55), RAMP(0.85), GREY), strict=True):
+    for (label, (group, grid, every)), colour in zip(
+        cases.items(), (RAMP(0.55), RAMP(0.85), GREY), strict=True
+    ):
         heads, field = bundled(group, grid)
         planes = varied(maps(heads, field, list(range(0, len(heads), every))))
         km = abs(field.grid.transform.a) / 1000
@@ -180,7 +186,9 @@ def resolution(out: Path) -> dict[str, Any]:
             "effective_km_90": float(np.quantile(side, 0.9)),
         }  # fmt: skip
     axes[0].axhline(KEPT, color=INK, linewidth=0.8, linestyle=":")
-    axes[0].set(xscale="log", xlabel="side of blocks [km]", ylabel="variance that block means keep", ylim=(0, 1))
+    axes[0].set(
+        xscale="log", xlabel="side of blocks [km]", ylabel="variance that block means keep", ylim=(0, 1)
+    )
     axes[0].legend(frameon=False, loc="lower left")
     draw_blocks(axes[1], axes[2])
     finish(figure, out / "resolution.webp")

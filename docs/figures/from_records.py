@@ -1,4 +1,4 @@
-"""Figures that need the records and surveys: reliability, the background of presence-only fits, effort, novelty.
+"""Figures from records and surveys: reliability, background of presence-only fits, effort, novelty.
 
 Each function draws one figure and gives the numbers that the pages quote. None of the records is kept.
 """
@@ -117,7 +117,9 @@ def meaning(shared: Path, out: Path) -> dict[str, Any]:
     for reliability, label, colour in ((null, "null model", GREY), (heads, "heads", RAMP(0.65))):
         axes[0].plot(*reliability.curve, "o-", color=colour, label=label, markersize=4)
     axes[1].plot(*suitability.curve, "o-", color=RAMP(0.65), markersize=4)
-    for axis, title in zip(axes, ("Probability: held-out survey runs", "Suitability: the same survey"), strict=True):
+    for axis, title in zip(
+        axes, ("Probability: held-out survey runs", "Suitability: the same survey"), strict=True
+    ):
         axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
         axis.set(xlim=(0, 1), ylim=(0, 1), title=title, aspect="equal")
     axes[0].set(xlabel="probability said", ylabel="share of runs that met the species")
@@ -259,7 +261,11 @@ def planes(field: EmbeddingField, every: int) -> tuple[NDArray[np.float32], NDAr
     return values, valid
 
 
-PLACES = {"Hawaii": (-161, 18.5, -154, 22.5), "northern Quebec": (-78, 56, -66, 61), "Hispaniola": (-75, 17, -68, 20.5)}
+PLACES = {
+    "Hawaii": (-161, 18.5, -154, 22.5),
+    "northern Quebec": (-78, 56, -66, 61),
+    "Hispaniola": (-75, 17, -68, 20.5),
+}
 
 
 def novelty(shared: Path, out: Path, every: int = 3) -> dict[str, Any]:
@@ -319,6 +325,5 @@ def draw_novelty(
     axes[1].plot(at[:, 0], at[:, 1], ".", color="black", markersize=0.8)
     hawaii = project(np.array([[-157.5, 20.5]]), "EPSG:4326", str(grid.crs))[0]
     for axis in axes:
-        axis.annotate("Hawaii", hawaii + (0, 260_000), ha="left", fontsize=8)
+        axis.annotate("Hawaii", (hawaii[0], hawaii[1] + 260_000), ha="left", fontsize=8)
     finish(figure, out / "novelty.webp")
-

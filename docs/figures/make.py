@@ -2,9 +2,9 @@
 
     python docs/figures/make.py [--only NAME ...] [--shared ../shared/data]
 
-`thresholds`, `null` and `resolution` need nothing but the bundle; `meaning`, `background` and `novelty` need the
-records and surveys of the data folder too, and take some minutes: they fit heads anew. Look at a figure
-before it is committed. Numbers go into numbers.json, from where docs/_ext/generated.py writes them into pages.
+`thresholds`, `null` and `resolution` need nothing but the bundle; `meaning`, `background` and `novelty`
+need the records and surveys of the data folder too, and take some minutes: they fit heads anew. Look at a
+figure before it is committed. Numbers go into numbers.json, from where the pages take them.
 """
 
 from __future__ import annotations
