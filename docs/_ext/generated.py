@@ -17,6 +17,7 @@ import environment_pages
 import error_pages
 import finding_pages
 import http_pages
+import pitfall_pages
 import python_pages
 import recipe_pages
 from sphinx.application import Sphinx
@@ -36,6 +37,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "card": card_pages.text,
     "cost": cost_pages.text,
     "found": finding_pages.text,
+    "pitfalls": pitfall_pages.text,
 }
 
 
