@@ -66,7 +66,7 @@ class Scenario:
 
 def scenarios(measured: Measured) -> list[Scenario]:
     """The four of the page; California's cells are those of the shipped field."""
-    maps = measured["maps"]
+    maps = measured["map"]
     california = float(maps["california-plants"]["cells"])
     birds = float(maps["north-america-birds"]["cells"]) * 100
     return [
@@ -119,7 +119,7 @@ def product_hours(cells: float, species: int, measured: Measured) -> float:
 
 def map_hours(cells: float, species: int, measured: Measured) -> float:
     """Core-hours of rendered files: the product, COG, check and Item, by the cell."""
-    one = measured["maps"]["california-plants"]
+    one = measured["map"]["california-plants"]
     return cells * species * float(one["s_per_map"]) / float(one["cells"]) / HOUR
 
 
@@ -139,9 +139,9 @@ def heads_gigabytes(species: int, measured: Measured) -> float:
     )
 
 
-def cog_gigabytes(cells: float, species: int, measured: Measured, sparse: bool = False) -> float:
-    """Of one file a species: as large as those of common plants, or as those of birds, most of them local."""
-    one = measured["maps"]["north-america-birds" if sparse else "california-plants"]
+def cog_gigabytes(cells: float, species: int, measured: Measured) -> float:
+    """Of one file a species and its Item, by the cell as those of California's plants."""
+    one = measured["map"]["california-plants"]
     return (cells * float(one["cog_bytes_per_cell"]) + float(one["item_bytes"])) * species / GIGABYTE
 
 
@@ -179,7 +179,6 @@ def bill(scenario: Scenario, measured: Measured, prices: Prices) -> dict[str, fl
         "heads": heads_gigabytes(species, measured),
         "cache": cells * adapters(species) * measured["bytes"]["adapter_output_bytes_per_cell"] / GIGABYTE,
         "files": cog_gigabytes(cells, species, measured),
-        "files_if_local": cog_gigabytes(cells, species, measured, sparse=True),
     }
     kept = stored["embeddings"] + stored["heads"]
     once_live = (hours["encode"] + hours["fit"]) * prices.core_hour

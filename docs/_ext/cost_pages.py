@@ -53,6 +53,14 @@ def size(gigabytes: float) -> str:
     return f"{number(gigabytes * 1000)} MB"
 
 
+def duration(hours: float) -> str:
+    """Hours in the unit that reads best."""
+    for unit, scale in (("h", 1.0), ("min", 1 / 60)):
+        if hours >= scale:
+            return f"{number(hours / scale)} {unit}"
+    return f"{number(hours * 3600)} s"
+
+
 def bills() -> list[tuple[Any, dict[str, float]]]:
     """Every scenario with its bill at the assumed prices."""
     costs, prices = model(), model().Prices()
@@ -70,7 +78,7 @@ def measurements() -> str:
         ["score one species on a cell after it", f"{number(product['cell_species_per_s'])} cells"],
         ["draw a tile of a species without a file", f"{number(m['tile']['tiles_per_s'])} tiles"],
     ]
-    for name, group in m["maps"].items():
+    for name, group in m["map"].items():
         cells = group["cells"] / group["s_per_map"]
         rows.append([f"write a finished map ({name}: scores, COG, check, Item)", f"{number(cells)} cells"])
     rows += [
@@ -98,7 +106,7 @@ def sizes() -> str:
     ]
     rows += [
         [f"map as COG with overviews, {name}", f"{each['cog_bytes_per_cell']:.2g} a cell"]
-        for name, each in m["maps"].items()
+        for name, each in m["map"].items()
     ]
     rows += [
         [f"tile at zoom {zoom}, palette PNG (mean of those with data)", f"{number(each)} a tile"]
@@ -146,12 +154,9 @@ def hours() -> str:
 
 def storage() -> str:
     """Gigabytes of each scenario."""
-    names = ("embeddings", "heads", "cache", "files", "files_if_local")
+    names = ("embeddings", "heads", "cache", "files")
     rows = [[s.name, *(size(b[f"{each}_gb"]) for each in names)] for s, b in bills()]
-    head = (
-        "storage", "embeddings", "heads", "adapters' output, all", "a COG each, as of common plants",
-        "a COG each, as of birds",
-    )  # fmt: skip
+    head = ("storage", "embeddings", "heads", "adapters' output, all", "a COG for each species")
     return table(head, rows)
 
 
@@ -194,9 +199,10 @@ def cluster() -> str:
     rows = []
     for s in costs.scenarios(m):
         spent = costs.encode_hours(s.cells, m)
-        walls = (number(costs.wall_hours(spent, workers, EFFICIENCY)) for workers in WORKERS)
+        walls = (duration(costs.wall_hours(spent, workers, EFFICIENCY)) for workers in WORKERS)
         rows.append([s.name, f"{-(-s.cells // 256**2):,.0f}", *walls])
-    head = ("hours to encode", "units of 256 x 256 cells", *(f"{workers} workers" for workers in WORKERS))
+    counts = (f"{workers} worker{'s' if workers > 1 else ''}" for workers in WORKERS)
+    head = ("time to encode", "units of 256 x 256 cells, at least", *counts)
     return table(head, rows)
 
 
