@@ -138,7 +138,8 @@ def fit(
         RecordsError, FieldError, ImageryError, HeadsError: Something given cannot be used.
         OutputError: `out` exists, or cannot be written.
     """
-    from geomap.fit import FitRequest, fit_heads
+    from geomap.fit import fit_heads
+    from geomap.fitrequest import FitRequest
 
     request = FitRequest(
         _path(out), _table(records), _table(surveys), _field(field), grid, imagery,

@@ -28,7 +28,8 @@ from geomap.catalog import bundle_path
 from geomap.cli import run
 from geomap.errors import RecordsError
 from geomap.fieldstore import pack_field
-from geomap.fit import FitRequest, fit_heads
+from geomap.fit import fit_heads
+from geomap.fitrequest import FitRequest
 from geomap.grid import named_grid
 from geomap.imagery import open_imagery
 from geomap.pretraining import cut_area, draw_places, season_features

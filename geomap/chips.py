@@ -10,7 +10,6 @@ result has the same bytes as one that was never stopped.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from geomap.cli import run
+from geomap.report import print_json
 
 EPILOG = """
 Examples:
@@ -103,7 +103,7 @@ def chips(
         console.print(f"{out} is unfinished: the same command with --resume does the rest.", soft_wrap=True)
         raise
     if as_json:
-        typer.echo(json.dumps(card, indent=1, ensure_ascii=False))
+        print_json(card)
         return
     told = ", ".join(f"{rows:,} {reason}" for reason, rows in card["dropped"].items()) or "none"
     Console(highlight=False).print(

@@ -37,6 +37,7 @@ from geomap.bundle_check import Advance, check_bundle, field_files
 from geomap.catalog import bundle_path
 from geomap.checkup import Finding, guarded, worst
 from geomap.cli import run
+from geomap.report import print_json
 
 STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 CHILD_SECONDS = 300
@@ -80,7 +81,7 @@ def doctor(
         findings = examine(bundle_path(), advance)
     if as_json:
         told = {"state": worst(findings), "checks": [asdict(finding) for finding in findings]}
-        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        print_json(told)
     else:
         console = Console()
         console.print(table_of(findings))

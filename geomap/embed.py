@@ -8,7 +8,6 @@ the same bytes as one that was never stopped.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from geomap.cli import run
+from geomap.report import print_json
 
 if TYPE_CHECKING:
     from geomap.field import EmbeddingField
@@ -149,7 +149,7 @@ def _summarise(field: EmbeddingField, seconds: float, as_json: bool) -> None:
             "valid_cells": field.valid_cells, "land_cells": field.land_cells, "features": field.dim,
             "bytes": size, "seconds": round(seconds, 3),
         }  # fmt: skip
-        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        print_json(told)
         return
     Console(highlight=False).print(
         f"{field.path}: {field.valid_cells:,} of {field.land_cells:,} land cells, {field.dim} features, "

@@ -9,37 +9,38 @@ calibrate and score.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from geomap import api
-from geomap.background import BACKGROUND, extent_of
+from geomap.background import extent_of
 from geomap.callable_module import make_callable
 from geomap.catalog import Catalog, bundle_path
 from geomap.checks import Checks
 from geomap.checks import lonlat_of as lonlat_columns
 from geomap.cli import run
 from geomap.crossval import Progress, assign_folds, block_degrees, block_ids
-from geomap.errors import HeadsError, OutputError, RecordsError
+from geomap.errors import OutputError
 from geomap.field import EmbeddingField, open_field
-from geomap.fitting import MIN_TEST_PRESENCES, Group, fit_species
+from geomap.fitcard import card_of, summary, told
+from geomap.fitrequest import FitRequest, refuse_nonsense
+from geomap.fitting import Group, fit_species
 from geomap.gather import Gathered, combined, record_sites, survey_sites, with_background, without_rare
 from geomap.heads import SpeciesHeads, require_free, save_heads
 from geomap.pointsource import PointSource, best_bundled_field, point_source
 from geomap.records import Records, read_records, read_surveys
+from geomap.report import print_json
+from geomap.workers import stages_shown
 
 if TYPE_CHECKING:
     from train.species import FitConfig
@@ -62,37 +63,6 @@ SHOWN_COLUMNS = (
     "scientificName", "vernacularName", "decimalLongitude", "decimalLatitude", "eventDate",
     "coordinateUncertaintyInMeters", "license",
 )  # fmt: skip
-SURVEY_SCORES = (
-    "visits of the held-out blocks: detections are positives, the other visits of a location negatives"
-)
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """Everything that `geomap.fit` is asked for."""
-
-    out: Path | None  # folder of the heads; its name becomes theirs; None: they are not written
-    records: Path | pd.DataFrame | None = None  # presence-only table
-    surveys: Path | pd.DataFrame | None = None  # complete surveys
-    field: Path | None = (
-        None  # embedding field; None with grid and imagery None: the shipped one that fits the records
-    )
-    grid: str | None = None  # name of a shipped field
-    imagery: str | None = None  # encodes what the field does not have, or all without --field and --grid
-    encoders: Path | None = None  # for the imagery; None: the shipped ones
-    folds: int = 5  # of the cross-validation
-    block_degrees: float | None = None  # side of its blocks; None: 0.5 within 12 x 12 degrees, else 5
-    min_records: int = 10  # cells or locations with the species; fewer: left out and listed
-    max_uncertainty: float | None = (
-        None  # m, of presence-only records; None: the side of a cell, at least 1 km
-    )
-    background: int = 10_000  # random land cells of presence-only fits
-    seed: int = 0  # of folds, background, adapter and null model
-    credit: str = ""  # of the records, kept in the heads
-    licence: str = ""  # of the records, kept in the heads
-    overwrite: bool = False
-    period: tuple[str, str] | None = None  # first and last day of the records; None: as their eventDate says
-    keep_records: bool = False  # write what the tile server may show of the records beside the heads
 
 
 @app.command(epilog=EPILOG)
@@ -126,18 +96,22 @@ def fit(
     keep_records: Annotated[
         bool, typer.Option("--keep-records", help="Keep the records beside the heads, for the tile server.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Fit species heads on records or surveys, with cross-validated scores beside those of a null model."""
     request = FitRequest(
         out, records, surveys, field, grid, imagery, encoders, folds, block_degrees, min_records,
         max_uncertainty, background, seed, credit, licence, overwrite, keep_records=keep_records,
     )  # fmt: skip
-    started, console = time.perf_counter(), Console()
-    heads = fit_heads(
-        request, progress=lambda stage: console.print(f"{time.perf_counter() - started:5.0f} s  {stage}")
-    )
+    started, console = time.perf_counter(), Console(stderr=as_json)
+    with stages_shown(console, folds + 5) as progress:
+        heads = fit_heads(request, progress=progress)
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json(told(heads, out, seconds))
+        return
     console.print(summary(heads))
-    console.print(f"{out}: {len(heads)} species, {heads.meaning}, in {time.perf_counter() - started:.0f} s")
+    console.print(f"{out}: {len(heads)} species, {heads.meaning}, in {seconds:.0f} s")
 
 
 def fit_heads(
@@ -180,35 +154,6 @@ def fit_heads(
         if request.keep_records:
             keep_records(tables, heads, request.out)
     return heads
-
-
-def refuse_nonsense(request: FitRequest) -> None:
-    """Refuse options that contradict each other or make no sense.
-
-    Raises:
-        RecordsError: No table is given, or a number is out of its range.
-        HeadsError: Two fields are named.
-    """
-    if request.records is None and request.surveys is None:
-        raise RecordsError(
-            "cannot fit species", "neither --records nor --surveys", "Give one of them, or both"
-        )
-    if request.field is not None and request.grid is not None:
-        raise HeadsError(
-            "cannot choose the field",
-            f"--field {request.field} and --grid {request.grid}",
-            "Give one of them",
-        )
-    if request.block_degrees is not None and not 0 < request.block_degrees <= 90:
-        raise RecordsError(
-            "cannot make blocks",
-            f"--block-degrees {request.block_degrees:g}",
-            "Give a side above 0 and up to 90",
-        )
-    if request.max_uncertainty is not None and not request.max_uncertainty > 0:
-        raise RecordsError(
-            "cannot sift the records", f"--max-uncertainty {request.max_uncertainty:g}", "Give metres above 0"
-        )
 
 
 def read_tables(request: FitRequest) -> list[Records]:
@@ -257,58 +202,6 @@ def gather(request: FitRequest, tables: list[Records], source: PointSource) -> t
     return degrees, parts[0] if len(parts) == 1 else combined(parts[0], parts[1])
 
 
-def card_of(
-    request: FitRequest,
-    tables: list[Records],
-    source: PointSource,
-    gathered: Gathered,
-    degrees: float,
-    config: FitConfig,
-) -> dict[str, Any]:
-    """What the heads say about themselves, in plain values."""
-    surveyed = gathered.sites.surveyed
-    return {
-        "version": version("geomap"),
-        "data": {
-            "sources": [table.source for table in tables],
-            "credit": request.credit,
-            "licence": request.licence,
-            "period": list(request.period or ()) or period_of(tables),
-            "rows": sum(table.rows_in for table in tables),
-            "dropped": dict(gathered.dropped),
-            "notes": {note: count for table in tables for note, count in table.notes.items()},
-        },
-        "grid": None if source.field is None else source.field.grid.name,
-        "imagery": source.field.imagery_id
-        if source.field is not None
-        else source.imagery.id
-        if source.imagery
-        else None,
-        "sites": {"surveyed": int(surveyed.sum()), "records_and_background": int((~surveyed).sum())},
-        "dropped_species": dict(gathered.rare),
-        "min_records": request.min_records,
-        "cross_validation": {
-            "folds": request.folds,
-            "block_degrees": degrees,
-            "seed": request.seed,
-            "scored_on": SURVEY_SCORES if surveyed.any() else BACKGROUND,
-            "min_test_presences": MIN_TEST_PRESENCES,
-            "null_model": "extremely randomised trees on x, y, z of the coordinates, same folds",
-        },
-        "areas": "not computed: fitted on imagery without a field"
-        if source.field is None
-        else source.field.grid.name,
-        "fit": asdict(config),
-    }
-
-
-def period_of(tables: Sequence[Records]) -> list[str] | None:
-    """First and last day (ISO 8601) of the records that carry an eventDate; None where none does."""
-    days = [table.table["eventDate"].dropna() for table in tables if "eventDate" in table.table]
-    known = sorted(day[:10] for column in days for day in column if re.match(r"\d{4}-\d\d-\d\d", day))
-    return [known[0], known[-1]] if known else None
-
-
 def keep_records(tables: Sequence[Records], heads: SpeciesHeads, folder: Path) -> None:
     """Write places, dates and licences of the records of the fitted species to FOLDER/records.parquet.
 
@@ -332,27 +225,6 @@ def keep_records(tables: Sequence[Records], heads: SpeciesHeads, folder: Path) -
         raise OutputError(
             f"cannot write {target}", error.strerror or str(error), "Free some space"
         ) from error
-
-
-def summary(heads: SpeciesHeads) -> Table:
-    """A short table of mean scores beside the null model's, and of what was left out."""
-    degrees = heads.card["cross_validation"]["block_degrees"]
-    table = Table(title=f"{heads.name}: means over species, held-out blocks of {degrees:g} degrees")
-    for column in ("score", "heads", "coordinates only", "species"):
-        table.add_column(column)
-    for name, title in (
-        ("auc", "ROC-AUC"),
-        ("ap", "average precision"),
-        ("brier", "Brier"),
-        ("boyce", "Boyce"),
-    ):
-        known = heads.species[[name, f"null_{name}"]].dropna()
-        means = [f"{known[column].mean():.4f}" if len(known) else "-" for column in known]
-        table.add_row(title, *means, str(len(known)))
-    dropped = heads.card["data"]["dropped"]
-    lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none"
-    table.caption = f"rows dropped: {lost}\nspecies with too few sites: {len(heads.card['dropped_species'])}"
-    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

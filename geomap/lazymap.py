@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -15,7 +14,6 @@ import numpy as np
 import rioxarray  # noqa: F401  # gives DataArray its .rio
 import xarray
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from geomap.catalog import Catalog, bundle_path
 from geomap.cog import to_values
@@ -141,42 +139,5 @@ def score_block(scorer: Scorer, block_info: Any = None) -> NDArray[np.float32]:
     features, valid = scorer.target.read(Window(top, left, bottom - top, right - left))
     values = np.full(valid.shape, np.nan, np.float32)
     if valid.any():
-        values[valid] = to_values(exact_scores(features[valid], scorer.heads, [0])[0])
+        values[valid] = to_values(score_cells(features[valid], scorer.heads, [0])[0])
     return values
-
-
-def exact_scores(
-    features: NDArray[np.float32], heads: SpeciesHeads, chosen: Sequence[int]
-) -> NDArray[np.uint16]:
-    """Steps (S, n) of species at embeddings (n, D), whatever runs beside it; see `scores.score_cells`."""
-    with ONE_THREAD:
-        return score_cells(features, heads, chosen)
-
-
-class OneThread:
-    """Linear algebra on one thread, as `geomap.scores` has it, while any thread of this process is inside.
-
-    Several threads would add up in another order, which may turn the last bit; Dask runs several blocks at
-    once, and the first to end must not lift the limit for the others.
-    """
-
-    def __init__(self) -> None:
-        self._pools = ThreadpoolController()
-        self._gate = threading.Lock()
-        self._inside = 0
-        self._limit: Any = None
-
-    def __enter__(self) -> None:
-        with self._gate:
-            if self._inside == 0:
-                self._limit = self._pools.limit(limits=1)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._gate:
-            self._inside -= 1
-            if self._inside == 0:
-                self._limit.restore_original_limits()
-
-
-ONE_THREAD = OneThread()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from geomap.errors import GeomapError
 from geomap.grid import Grid
+from geomap.report import print_json
 
 
 def render_photo_option(
@@ -26,8 +29,9 @@ def render_photo_option(
     metres: float | None,
     workers: int,
     overwrite: bool,
+    as_json: bool = False,
 ) -> None:
-    """Checks the options that photos need, renders, and prints a table of the layers.
+    """Checks the options that photos need, renders, and prints the layers as a table or as JSON.
 
     Raises:
         GeomapError: An option is missing, or more than one species is named.
@@ -46,20 +50,35 @@ def render_photo_option(
         species[0] if species else None, heads, metres, workers, overwrite,
     )  # fmt: skip
     path = render_photos(request)
-    print_layers(path)
+    layers = layers_of(path)
+    if as_json:
+        print_json({"file": str(path), "layers": layers})
+    else:
+        Console().print(layer_table(path, layers))
 
 
-def print_layers(path: Path) -> None:
-    """A table of the bands of a map: name, unit, cells, 5th, 50th and 95th percentile."""
-    table = Table("layer", "unit", "cells", "5 %", "median", "95 %", title=str(path))
+def layers_of(path: Path) -> list[dict[str, Any]]:
+    """Of each band of a map: name, unit, cells read (of an overview if it is large) and percentiles."""
+    layers = []
     with rasterio.open(path) as source:
-        for band, (layer, unit) in enumerate(zip(source.descriptions, source.units, strict=True), start=1):
+        for band, (name, unit) in enumerate(zip(source.descriptions, source.units, strict=True), start=1):
             values = source.read(
                 band, masked=True, out_shape=_small(source.height, source.width)
             ).compressed()
-            low, middle, high = np.percentile(values, [5, 50, 95])
-            table.add_row(layer, unit, f"{values.size:,}", f"{low:.3f}", f"{middle:.3f}", f"{high:.3f}")
-    Console().print(table)
+            low, middle, high = np.percentile(values, [5, 50, 95]).tolist()
+            layers.append(
+                {"name": name, "unit": unit, "cells_read": values.size, "p5": low, "p50": middle, "p95": high}
+            )
+    return layers
+
+
+def layer_table(path: Path, layers: Iterable[Mapping[str, Any]]) -> Table:
+    """The layers of a map, a row each."""
+    table = Table("layer", "unit", "cells read", "5 %", "median", "95 %", title=str(path))
+    for layer in layers:
+        percentiles = (f"{layer[key]:.3f}" for key in ("p5", "p50", "p95"))
+        table.add_row(layer["name"], layer["unit"], f"{layer['cells_read']:,}", *percentiles)
+    return table
 
 
 def _small(height: int, width: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -36,6 +36,7 @@ from geomap.pointtable import (
     table_of,
     written_whole,
 )
+from geomap.report import print_json
 
 CHUNK = 20_000  # rows held at once
 
@@ -69,6 +70,7 @@ def predict(
         list[str] | None, typer.Option(help="Species to predict; repeat for more. Default: all.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what became of the rows as JSON.")] = False,
 ) -> None:
     """Predict species at points."""
     if out.exists() and not overwrite:
@@ -79,7 +81,10 @@ def predict(
     chosen = [fitted.index(name) for name in species] if species else list(range(len(fitted)))
     source = source_of(fitted, field, grid, imagery, encoders)
     counts = predict_table(fitted, chosen, source, points, out)
-    report(fitted, chosen, counts, out)
+    if as_json:
+        print_json(told(fitted, chosen, counts, out))
+    else:
+        report(fitted, chosen, counts, out)
 
 
 def find_heads(name: str) -> SpeciesHeads:
@@ -205,6 +210,16 @@ def report(heads: SpeciesHeads, species: Sequence[int], counts: Counts, out: Pat
     ):
         if number_of:
             Console(stderr=True).print(f"Warning: {number_of} of {counts.rows} rows are empty: {why}.")
+
+
+def told(heads: SpeciesHeads, species: Sequence[int], counts: Counts, out: Path) -> dict[str, Any]:
+    """The same in plain values."""
+    return {
+        "file": str(out), "heads": heads.name, "meaning": heads.meaning,
+        "species": [str(name) for name in heads.species["scientificName"].iloc[list(species)]],
+        "rows": counts.rows, "predicted": counts.rows - counts.unplaced - counts.outside,
+        "without_coordinates": counts.unplaced, "without_embedding": counts.outside,
+    }  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ Two kinds: presence-only records (where a species was seen, nothing said about e
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from geomap.columns import Kind
 from geomap.darwincore import RawTable, read_table
 from geomap.errors import OutputError, RecordsError
 from geomap.recordtable import merged_names, named, notes_on, taxa_of, typed
+from geomap.report import print_json
 from geomap.rules import RULES, SURVEY_NAME_RULES, SURVEY_RULES, later_ones
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def command(
     if report is not None:
         write_report(found.report(), report)
     if as_json:
-        typer.echo(json.dumps(found.report(), indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(found.report())
         return
     Console().print(report_table(found.report()))
 

@@ -4,8 +4,7 @@
     python -m geomap.render --species all --heads north-america-birds --grid north-america --workers 2
 
 With no option but the species, the shipped bundle and the California grid are used. A render that was
-stopped goes on
-where it was when it is called again: maps that are there and were made of the same are kept.
+stopped goes on where it was when it is called again: maps that are there and were made of the same are kept.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ Examples:
     geomap render --species "Eschscholzia californica"
     geomap render --species all --grid california --workers 2
     geomap render --heads heads/mine --species all --png
+    geomap render --species Wrentit --json | jq -r '.maps[].file'
 
 Stopped halfway, the same command does the rest. Each map says whether its values are suitability, a relative
 score, or probability, calibrated on complete surveys.
@@ -73,11 +73,12 @@ def render(
         float | None, typer.Option(help="Metres per pixel of the run's chips, where it does not say it.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the map of --photo.")] = "photos",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
 ) -> None:
     """Render one map per species, or a map of where the land looks like photos."""
     from geomap.grid import grid_from_options
     from geomap.rendering import Request, render_maps
-    from geomap.report import print_maps
+    from geomap.report import maps_told, print_json, print_maps
     from geomap.target import FieldOptions
 
     if photo:
@@ -85,8 +86,9 @@ def render(
 
         where_to = grid_from_options(grid, bbox, region, resolution, crs)
         render_photo_option(
-            photo, species, encoders, imagery, where_to, out, name, month, heads, metres, workers, overwrite
-        )
+            photo, species, encoders, imagery, where_to, out, name, month, heads, metres, workers, overwrite,
+            as_json,
+        )  # fmt: skip
         return
     if not species:
         raise typer.BadParameter("give --species, or --photo", param_hint="--species")
@@ -94,7 +96,11 @@ def render(
     cells = None if anywhere and field is not None else grid_from_options(grid, bbox, region, resolution, crs)
     where = FieldOptions(field, imagery, out / ".fields", workers)
     outcome = render_maps(Request(tuple(species), out, heads, cells, where, workers, overwrite, png))
-    print_maps(outcome.folder, outcome.items.values(), outcome.kept, outcome.also)
+    made = (outcome.folder, outcome.items.values(), outcome.kept, outcome.also)
+    if as_json:
+        print_json(maps_told(*made))
+    else:
+        print_maps(*made)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

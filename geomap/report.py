@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -88,6 +90,35 @@ def print_maps(
             said = item["properties"]
             used = f"{said['geomap:species']}: heads of {said['geomap:group']} ({said['geomap:meaning']})"
             console.print(f"{used}; {' and '.join(also[item['id']])} has it, too", soft_wrap=True)
+
+
+def maps_told(
+    folder: Path,
+    items: Collection[Mapping[str, Any]],
+    kept: frozenset[str],
+    also: Mapping[str, tuple[str, ...]],
+) -> dict[str, Any]:
+    """The same as the table in plain values: a map's file and the properties of its STAC Item.
+
+    Args:
+        folder: Where the maps are.
+        items: Their STAC Items.
+        kept: Slugs of those that were there already.
+        also: Slug -> groups that carry the species, too.
+    """
+    maps = [
+        {
+            "id": item["id"], "file": str(folder / f"{item['id']}.tif"), "kept": item["id"] in kept,
+            "also_in": list(also.get(item["id"], ())), "properties": item["properties"],
+        }
+        for item in items
+    ]  # fmt: skip
+    return {"folder": str(folder), "maps": maps}
+
+
+def print_json(told: Any) -> None:
+    """Print plain values on stdout as JSON, without NaN, which JSON does not have."""
+    typer.echo(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def wide_console() -> Console:

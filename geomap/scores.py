@@ -12,18 +12,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from geomap.cog import BLOCK, GAP, cannot_write, to_steps
 from geomap.errors import MapError
 from geomap.grid import Grid, Window
 from geomap.heads import SpeciesHeads
+from geomap.onethread import ONE_THREAD
 from geomap.target import Target
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -166,21 +166,13 @@ def score_unit(store: ScoreStore, target: Target, heads: SpeciesHeads, chosen: S
         store.write(k, valid, np.zeros(0), np.zeros((len(chosen), 0), np.uint16))
         return
     area = store.grid.cell_area_km2(window)[valid]
-    with _threads().limit(limits=1):  # several threads would add up in another order: other bytes
-        steps = score_cells(features[valid], heads, chosen)
-    store.write(k, valid, area, steps)
-
-
-@cache
-def _threads() -> Any:
-    """The thread pools of the linear algebra, found once: finding them takes longer than a small unit."""
-    return ThreadpoolController()
+    store.write(k, valid, area, score_cells(features[valid], heads, chosen))
 
 
 def score_cells(
     features: NDArray[np.float32], heads: SpeciesHeads, chosen: Sequence[int]
 ) -> NDArray[np.uint16]:
-    """Scores of species at embeddings.
+    """Scores of species at embeddings, the same bytes whatever runs beside it.
 
     Args:
         features: (n, D) float32.
@@ -193,10 +185,11 @@ def score_cells(
     filled = [*chosen, *[chosen[-1]] * (-len(chosen) % COLUMNS)]
     steps = np.empty((len(filled), len(features)), np.uint16)
     everywhere = np.ones((ROWS, COLUMNS), np.bool_)
-    for first in range(0, len(features), ROWS):
-        z = heads.transform(features[first : first + ROWS])
-        for column in range(0, len(filled), COLUMNS):
-            scores = heads.predict_transformed(z, filled[column : column + COLUMNS])
-            part = to_steps(scores, everywhere[: len(scores)])
-            steps[column : column + COLUMNS, first : first + ROWS] = part.T
+    with ONE_THREAD:
+        for first in range(0, len(features), ROWS):
+            z = heads.transform(features[first : first + ROWS])
+            for column in range(0, len(filled), COLUMNS):
+                scores = heads.predict_transformed(z, filled[column : column + COLUMNS])
+                part = to_steps(scores, everywhere[: len(scores)])
+                steps[column : column + COLUMNS, first : first + ROWS] = part.T
     return steps[: len(chosen)]

@@ -6,7 +6,6 @@ python -m geomap.species --json
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -18,7 +17,7 @@ from geomap.cli import run
 from geomap.entries import SpeciesEntry
 from geomap.errors import NameNotFoundError
 from geomap.names import accepted, normalise
-from geomap.report import species_table, wide_console
+from geomap.report import print_json, species_table, wide_console
 
 EPILOG = """
 Examples:
@@ -57,7 +56,7 @@ def species(
     grids = {group: catalog.grids(group) for group in catalog.groups}
     if as_json:
         listed = [{**entry.to_dict(), "grids": list(grids[entry.group])} for entry in by_name(entries)]
-        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(listed)
         return
     console = wide_console()
     console.print(

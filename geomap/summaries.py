@@ -19,8 +19,9 @@ from geomap.errors import GridError
 from geomap.field import EmbeddingField
 from geomap.grid import Grid
 from geomap.heads import SpeciesHeads
-from geomap.lazymap import Scene, exact_scores, scene_of
+from geomap.lazymap import Scene, scene_of
 from geomap.projection import WGS84, project, world_width
+from geomap.scores import score_cells
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -126,7 +127,7 @@ def _steps(scene: Scene, features: NDArray[np.float32]) -> NDArray[np.uint16]:
     for group, members in groupby(order, key=lambda k: scene.entries[k].group):
         mine = list(members)
         chosen = [scene.entries[k].index for k in mine]
-        steps[mine] = exact_scores(features, scene.catalog.heads(group), chosen)
+        steps[mine] = score_cells(features, scene.catalog.heads(group), chosen)
     return steps
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, nullcontext
+from itertools import count, islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -85,6 +86,10 @@ class Bar:
         """Begin a stage of so many steps."""
         self._bar.reset(self._task, description=stage, total=total, visible=True)
 
+    def at(self, stage: str, done: int) -> None:
+        """So many steps are done, and this one is under way."""
+        self._bar.update(self._task, description=stage, completed=done)
+
     def advance(self, steps: int) -> None:
         """So many steps more are done."""
         self._bar.advance(self._task, steps)
@@ -98,15 +103,33 @@ class Bar:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Bar]:
-    """A bar that vanishes when the block ends."""
+    """A bar that vanishes when the block ends; nothing where the output is no terminal."""
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    bar = Progress(*columns, console=console, transient=True)
+    with (
+        bar if console.is_interactive or console.is_jupyter else nullcontext()
+    ):  # rich would print a blank line
         yield Bar(bar)
+
+
+@contextmanager
+def stages_shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """Prints each stage with the seconds so far, above a bar of about so many that vanishes at the end."""
+    began = time.monotonic()
+    with progress_bar(console) as bar:
+        bar.start("", total)
+        steps = count()
+
+        def tell(stage: str) -> None:
+            console.print(f"{time.monotonic() - began:5.0f} s  {stage}")
+            bar.at(stage, next(steps))
+
+        yield tell
 
 
 def _ignore_interrupts() -> None:

@@ -62,6 +62,26 @@ def repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle of made-up heads and fields."""
+    from geomap.testing_bundle import make_bundle  # not above: it loads numpy, before the threads are set
+
+    return make_bundle(tmp_path_factory.mktemp("made") / "bundle")
+
+
+@pytest.fixture
+def shipped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tiny bundle is the shipped one, and the grid `california` has cells of 20 km."""
+    import geomap.grid
+
+    monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
+    monkeypatch.setitem(geomap.grid.NAMED, "california", (None, "EPSG:3310", 20_000.0))
+    geomap.grid._named.cache_clear()
+    yield
+    geomap.grid._named.cache_clear()
+
+
 @pytest.fixture(scope="module")  # not the session: while it is open, no event loop can run in this thread
 def browser() -> Iterator[Browser]:
     """The system's Chromium, headless."""

@@ -11,8 +11,8 @@ from rasterio.vrt import WarpedVRT
 from geomap.testing import write_raster
 from tiles.lru import Lru
 from tiles.maps import About
+from tiles.positions import Tile
 from tiles.stored import MapFile, StoredMap, read_layout
-from tiles.warp import Tile
 
 HALF = np.pi * 6378137
 BOXES = {  # CRS -> bounds of a piece of California in cells of 4 or 5 km; an odd number of them on purpose

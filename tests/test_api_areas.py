@@ -16,24 +16,15 @@ from geomap.colour import levels, palette
 from geomap.errors import GridError, MapError, NameNotFoundError
 from geomap.grid import grid_from_bbox
 from geomap.preview import NOTHING
-from geomap.testing_bundle import make_bundle, make_heads, write_field
+from geomap.testing_bundle import make_heads, write_field
 
+pytestmark = pytest.mark.usefixtures("shipped")
 NAMES = ["Eschscholzia californica", "Chamaea fasciata"]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("areas") / "bundle")
-
-
 @pytest.fixture(autouse=True)
-def shipped(bundle, monkeypatch):
-    """The tiny bundle is the shipped one, and the grid `california` has cells of 20 km."""
-    monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
-    monkeypatch.setitem(geomap.grid.NAMED, "california", (None, "EPSG:3310", 20_000.0))
-    geomap.grid._named.cache_clear()
+def no_figure_left():
     yield
-    geomap.grid._named.cache_clear()
     plt.close("all")
 
 

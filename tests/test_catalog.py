@@ -11,12 +11,7 @@ from geomap.catalog import Catalog, bundle_path
 from geomap.entries import entry_of
 from geomap.errors import FieldError, HeadsError, NameNotFoundError
 from geomap.heads import load_heads
-from geomap.testing_bundle import ENCODER_HASH, make_bundle, make_heads
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("catalog") / "bundle")
+from geomap.testing_bundle import ENCODER_HASH, make_heads
 
 
 @pytest.fixture

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from geomap import fit as fit_module
 from geomap.crossval import assign_folds, block_ids
 from geomap.errors import FieldError, HeadsError, OutputError, RecordsError
-from geomap.fit import RECORDS_FILE, FitRequest, fit_heads, main
+from geomap.fit import RECORDS_FILE, fit_heads, main
+from geomap.fitrequest import FitRequest
 from geomap.gather import OUTSIDE
 from geomap.heads import THRESHOLDS, load_heads
 from geomap.testing import shared_data, write_raster
 from geomap.testing_bundle import ENCODER_HASH, make_bundle, small_california, write_field
+from geomap.workers import stages_shown
 from train.species import FitConfig
 
 QUICK = FitConfig(members=2, hidden=16, width=8, epochs=40, learning_rate=1e-2)
@@ -108,6 +114,38 @@ def test_scores_stand_beside_the_null_model(fitted_surveys):
     assert (table["null_auc"] > 0.85).all()
     assert (table["brier"] < 0.2).all()
     assert (table["n_test"] == table["cells"]).all()
+
+
+def test_json_has_the_means_of_the_scores(surveys, field, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit_module, "fit_heads", partial(fit_heads, config=QUICK))
+    out = tmp_path / "mine"
+    argv = ["--surveys", str(surveys), "--field", str(field.path), "--min-records", "40", "--out", str(out)]
+    assert main([*argv, "--json"]) == 0
+    printed = capsys.readouterr()
+    told, heads = json.loads(printed.out), load_heads(out)
+    assert (told["heads"], told["name"], told["meaning"]) == (str(out), "mine", "probability")
+    assert (told["species"], list(told["dropped_species"])) == (2, [RARE])
+    for name in ("auc", "ap", "brier", "boyce"):
+        means = (heads.species[name].mean(), heads.species[f"null_{name}"].mean())
+        assert (told["scores"][name]["mean"], told["scores"][name]["null"]) == pytest.approx(means)
+        assert told["scores"][name]["species"] == 2
+    assert "saving" in printed.err  # stages do not mix with the JSON
+
+
+def test_stages_stand_above_a_bar_with_time_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with stages_shown(screen, 4) as tell:
+        for stage in ("reading the records", "fold 1 of 2", "fold 2 of 2"):
+            tell(stage)
+            time.sleep(0.15)  # the bar is drawn ten times a second
+    drawn = screen.file.getvalue()
+    assert all(f"0 s  {stage}" in drawn for stage in ("reading the records", "fold 1 of 2", "fold 2 of 2"))
+    assert "fold 2 of 2 ━" in drawn and " 50% " in drawn
+    plain = Console(file=io.StringIO(), width=80)
+    with stages_shown(plain, 4) as tell:
+        tell("fold 1 of 2")
+    assert plain.file.getvalue() == "    0 s  fold 1 of 2\n"
 
 
 def test_thresholds_have_area_and_omission(fitted_surveys, field):

@@ -208,5 +208,11 @@ def test_the_command(runs, imagery, photos, tmp_path, capsys):
     assert main(argv) == 0
     assert "habitat similarity" in capsys.readouterr().out
     assert len(list((tmp_path / "maps").glob("*/mine.tif"))) == 1
+    assert main([*argv, "--overwrite", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["file"] == str(*(tmp_path / "maps").glob("*/mine.tif"))
+    (layer,) = told["layers"]
+    assert (layer["name"], layer["unit"]) == ("habitat similarity", "cosine")
+    assert -1 <= layer["p5"] <= layer["p50"] <= layer["p95"] <= 1 and layer["cells_read"] > 0
     assert main(["render"]) == 2
     assert "--species" in capsys.readouterr().err

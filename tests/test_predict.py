@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import shutil
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_rows_in_order_with_a_column_a_species(bundle, points, tmp_path, capsys)
     told = " ".join(capsys.readouterr().err.split())
     assert "2 of 6 rows are empty: no usable coordinates" in told
     assert "1 of 6 rows are empty: no embedding there" in told
+
+
+def test_json_counts_the_rows(bundle, points, tmp_path, capsys):
+    assert run(points, tmp_path / "out.csv", "--species", "california poppy", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "file": str(tmp_path / "out.csv"),
+        "heads": "california-plants",
+        "meaning": "suitability",
+        "species": ["Eschscholzia californica"],
+        "rows": 6,
+        "predicted": 3,
+        "without_coordinates": 2,
+        "without_embedding": 1,
+    }
 
 
 def test_chosen_species_by_any_name(bundle, points, tmp_path):

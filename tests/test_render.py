@@ -30,25 +30,11 @@ from geomap.grid import Window, grid_from_bbox
 from geomap.heads import load_heads, save_heads
 from geomap.render import main
 from geomap.scores import score_cells
-from geomap.testing_bundle import make_bundle, make_heads, small_california, write_field
+from geomap.testing_bundle import make_heads, small_california, write_field
 from geomap.workers import workers_of
 
+pytestmark = pytest.mark.usefixtures("shipped")
 POPPY = "eschscholzia-californica"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("render") / "bundle")
-
-
-@pytest.fixture(autouse=True)
-def shipped(bundle, monkeypatch):
-    """The tiny bundle is the shipped one, and the grid `california` has cells of 20 km."""
-    monkeypatch.setenv("GEOMAP_BUNDLE", str(bundle))
-    monkeypatch.setitem(geomap.grid.NAMED, "california", (None, "EPSG:3310", 20_000.0))
-    geomap.grid._named.cache_clear()
-    yield
-    geomap.grid._named.cache_clear()
 
 
 @pytest.fixture
@@ -188,6 +174,22 @@ def test_best_heads_are_used_and_named(maps, capsys):
     assert (said["geomap:group"], said["geomap:meaning"]) == ("north-america-birds", "probability")
     printed = capsys.readouterr().out
     assert "heads of north-america-birds (probability); world-birds has it, too" in printed
+
+
+def test_json_has_the_files_and_what_their_items_say(maps, capsys):
+    assert render("--species", "Spinus lawrencei", "--species", "wrentit", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["folder"]).samefile(maps / "california")
+    assert [(one["id"], one["kept"], one["also_in"]) for one in told["maps"]] == [
+        ("carduelis-lawrencei", False, ["world-birds"]),
+        ("chamaea-fasciata", False, []),
+    ]
+    for one in told["maps"]:
+        item = json.loads(Path(one["file"]).with_suffix(".json").read_text())
+        assert one["properties"] == item["properties"]
+        assert cog_validate(one["file"], strict=True, quiet=True)[0]
+    assert render("--species", "wrentit", "--json") == 0
+    assert [one["kept"] for one in json.loads(capsys.readouterr().out)["maps"]] == [True]
 
 
 def test_finished_maps_are_kept(maps, monkeypatch, capsys):

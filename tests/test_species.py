@@ -5,12 +5,6 @@ import json
 import pytest
 
 from geomap.species import main
-from geomap.testing_bundle import make_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("species") / "bundle")
 
 
 @pytest.fixture(autouse=True)

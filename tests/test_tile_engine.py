@@ -18,7 +18,7 @@ from geomap.colour import CLEAR, RAMPS, palette
 from geomap.errors import GridError, MapError
 from geomap.footprint import footprint
 from geomap.grid import Grid, Window, grid_from_bbox, named_grid
-from tiles import paint, warp
+from tiles import paint, positions, warp
 from tiles.lru import Lru
 from tiles.maps import values
 from tiles.pyramid import deepest, level_shape, level_transform, overviews
@@ -55,7 +55,7 @@ def test_a_tile_is_what_gdal_reprojects(files, crs, tms):
         col, row = exact_cells(chosen, tile, level_transform(chosen.transform, SHAPE, level))
         from_edge = np.minimum(np.abs(col - np.rint(col)), np.abs(row - np.rint(row)))
         # A pixel whose centre lies on an edge between cells may be either's; nowhere else do they differ.
-        assert from_edge[other].max(initial=0) < warp.TOLERANCE
+        assert from_edge[other].max(initial=0) < positions.TOLERANCE
         assert other.mean() < 0.02
         assert (mine != CLEAR).any()
     assert {0, 1, 2} <= seen
@@ -93,11 +93,11 @@ def test_cells_under_pixels_are_within_a_twentieth_of_a_cell(crs, tms):
     cells = warp.Cells(crs, grid.transform, grid.shape, tuple(footprint(grid.geobox)[1]))
     for z in (0, 3, 5, 7, 10):
         tile = tile_at(tms, z, *PLACE)
-        col, row = warp.pixels(cells.crs, cells.transform, cells.shape[1], tile)
+        col, row = positions.pixels(cells.crs, cells.transform, cells.shape[1], tile)
         exact_col, exact_row = exact_cells(cells, tile, cells.transform)
         near = (np.abs(exact_col) < 4 * grid.shape[1]) & (np.abs(exact_row) < 4 * grid.shape[0])
         error = np.maximum(np.abs(col - exact_col), np.abs(row - exact_row))[near]
-        assert np.nanmax(error, initial=0) < warp.TOLERANCE, z
+        assert np.nanmax(error, initial=0) < positions.TOLERANCE, z
 
 
 @pytest.mark.parametrize("crs", GRIDS)
@@ -108,7 +108,7 @@ def test_four_children_are_one_tile_of_twice_the_size(files, crs):
         whole = levels_of(chosen, parent)
         children = [
             [
-                levels_of(chosen, warp.Tile(parent.tms, z + 1, 2 * parent.x + i, 2 * parent.y + j))
+                levels_of(chosen, positions.Tile(parent.tms, z + 1, 2 * parent.x + i, 2 * parent.y + j))
                 for i in (0, 1)
             ]
             for j in (0, 1)
@@ -123,7 +123,7 @@ def test_a_pixel_of_a_parent_is_one_of_the_four_below_it(files, crs):
     parent = tile_at("WebMercatorQuad", 8, *PLACE)
     assert warp.level_of(paint.cells_of(chosen), parent.tms, 8, 256) == 0  # as for its children
     whole = levels_of(chosen, parent)
-    below = levels_of(chosen, warp.Tile(parent.tms, 9, 2 * parent.x, 2 * parent.y))
+    below = levels_of(chosen, positions.Tile(parent.tms, 9, 2 * parent.x, 2 * parent.y))
     four = [below[i::2, j::2] for i in (0, 1) for j in (0, 1)]
     assert (np.any([each == whole[:128, :128] for each in four], axis=0)).mean() > 0.998
 
@@ -198,7 +198,7 @@ def test_tiles_of_places_that_a_map_does_not_reach_are_empty(files):
 def test_extremes_of_tiles(files):
     chosen = open_map(files["EPSG:3310"])
     for tms, columns in (("WebMercatorQuad", 1), ("WorldCRS84Quad", 2)):
-        deepest_tile = warp.Tile(tms, 24, (columns << 24) - 1, (1 << 24) - 1)
+        deepest_tile = positions.Tile(tms, 24, (columns << 24) - 1, (1 << 24) - 1)
         assert (levels_of(chosen, deepest_tile) == CLEAR).all()
         near = tile_at(tms, 24, *PLACE)
         assert len(np.unique(levels_of(chosen, near))) == 1
@@ -371,5 +371,5 @@ def test_warps_are_shared_and_bounded(files):
     assert warps.get(cells, tile) is warps.get(paint.cells_of(open_map(files["EPSG:3310"])), tile)
     for x in range(40, 46):
         for y in range(96, 102):
-            warps.get(cells, warp.Tile("WebMercatorQuad", 8, x, y))
+            warps.get(cells, positions.Tile("WebMercatorQuad", 8, x, y))
             assert warps.bytes <= 1 << 20

@@ -22,7 +22,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from geomap.errors import MapError
 from geomap.field import EmbeddingField
@@ -210,13 +209,3 @@ def _pack(heads: SpeciesHeads, features: NDArray[np.float32], valid: NDArray[np.
     z[z < TINY] = 0
     columns = (z != 0).any(axis=0)
     return Block(valid.reshape(-1), columns, z[:, columns].astype(np.float16).view(np.uint16))
-
-
-_limited = threading.Event()
-
-
-def one_thread() -> None:
-    """Let linear algebra use one thread in this process from now on: requests share the cores already."""
-    if not _limited.is_set():
-        ThreadpoolController().limit(limits=1)
-        _limited.set()

@@ -12,28 +12,26 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from geomap.catalog import Catalog, bundle_groups, bundle_path
-from geomap.entries import SpeciesEntry
-from geomap.errors import FieldError, GeomapError, GridError, MapError, NameNotFoundError
+from geomap.errors import GeomapError, GridError, MapError, NameNotFoundError
 from geomap.footprint import footprint
 from geomap.grid import Window
-from tiles.abouts import grid_about, group_about, live_about
+from geomap.onethread import keep_one_thread
+from tiles.abouts import grid_about, group_about
 from tiles.blockfile import Block
-from tiles.blocks import one_thread
 from tiles.index import Index, Record, fineness, standing
-from tiles.live import Filled, LiveGroup, LiveMap, within
+from tiles.joining import joined, live_groups, live_records, stored_record
+from tiles.live import Filled, LiveGroup, LiveMap
 from tiles.lru import Lru
 from tiles.maps import About, GridAbout, GroupAbout, SpeciesMap, Steps
 from tiles.paint import point
 from tiles.shelf import Listed, Shelf
-from tiles.stored import StoredMap, read_layout
 from tiles.warming import Warmer
 from tiles.warp import Cells, rowcol
 
@@ -59,7 +57,7 @@ class Library:
         self._index: Index | None = None
         self._stored: tuple[Listed, ...] = ()
         self._ready: Index | None = None
-        self._broken: dict[str, GeomapError] = {}
+        self._broken: Mapping[str, GeomapError] = {}
 
     @classmethod
     def open(
@@ -84,7 +82,7 @@ class Library:
             HeadsError: There is no such group or folder, or its files are corrupt.
             MapError: A folder of maps does not exist.
         """
-        one_thread()
+        keep_one_thread()
         for folder in maps:
             if "://" not in str(folder) and not Path(folder).is_dir():
                 change = "Render one (geomap render), or name their folder with --maps."
@@ -245,48 +243,17 @@ class Library:
 
     @cached_property
     def _live(self) -> tuple[LiveGroup, ...]:
-        """Groups on the fields that fit them and lie in their area, the finest grid first."""
-        fields = {}
-        for name in sorted(self._catalog.field_paths, key=fineness):
-            try:
-                fields[name] = self._catalog.field(name)
-            except FieldError as error:
-                logger.error("the field of %s cannot be used: %s", name, error)
-                self._broken[name] = error
-        made = []
-        for group in self._catalog.groups:
-            heads = self._catalog.heads(group)
-            home = fields.get(str(heads.card.get("grid") or ""))
-            for each in fields.values():
-                if each.encoder_hash == heads.encoder_hash and within(each, home):
-                    caches = self._filled, self._levels, self._blocks
-                    made.append(LiveGroup(heads, each, self._folder, *caches))
-        return tuple(made)
+        caches = self._filled, self._levels, self._blocks
+        groups, self._broken = live_groups(self._catalog, self._folder, caches)
+        return groups
 
     @cached_property
     def _live_records(self) -> tuple[Record, ...]:
-        entries: dict[str, list[SpeciesEntry]] = {}
-        for entry in self._catalog.entries():
-            entries.setdefault(entry.group, []).append(entry)
-        records = []
-        for group in self._live:
-            for entry in entries[_name_of(self._catalog, group)]:
-                chosen = LiveMap(live_about(entry, group), group, entry.index)
-                records.append(Record(chosen.about, _given(chosen), (group, entry.index)))
-        return tuple(records)
+        return live_records(self._catalog, self._live)
 
     def _indexed(self, stored: tuple[Listed, ...]) -> Index:
-        records: dict[tuple[str, str, str], Record] = {}
-        for listed in stored:
-            about = listed.about
-            opened = lru_cache(maxsize=1)(_opener(listed, self._files))
-            records.setdefault((about.id, about.grid, about.group), Record(about, opened, listed=listed))
-        for record in self._live_records:
-            key = record.about.id, record.about.grid, record.about.group
-            there = records.setdefault(key, record)
-            if record.about.home and there is not record:
-                records[key] = replace(there, about=replace(there.about, home=True))
-        return Index(tuple(records.values()))
+        live = self._live_records
+        return joined([stored_record(listed, self._files) for listed in stored], live)
 
     def _on_grid(self, lon: float, lat: float, grid: str, group: str | None) -> list[tuple[About, float]]:
         found: dict[str, tuple[About, float]] = {}
@@ -319,18 +286,6 @@ def cache_folder() -> Path:
     return Path(base, "geomap", "tiles")
 
 
-def _given(chosen: SpeciesMap) -> Callable[[], SpeciesMap]:
-    return lambda: chosen
-
-
-def _opener(listed: Listed, kept: Lru[tuple[Steps, ...]]) -> Callable[[], SpeciesMap]:
-    def opened() -> SpeciesMap:
-        layout = read_layout(listed.file, listed.about.bands[0].name)
-        return StoredMap(listed.about, listed.file, layout, kept)
-
-    return opened
-
-
 def _cell(live: LiveGroup, lon: float, lat: float) -> np.ndarray | None:
     grid = live.field.grid
     west, south, east, north = footprint(grid.geobox)[1]
@@ -341,8 +296,3 @@ def _cell(live: LiveGroup, lon: float, lat: float) -> np.ndarray | None:
 
 def _bytes(levels: tuple[Steps, ...]) -> int:
     return sum(level.nbytes for level in levels)
-
-
-def _name_of(catalog: Catalog, group: LiveGroup) -> str:
-    """The name under which the catalogue has a group."""
-    return next(name for name in catalog.groups if catalog.heads(name) is group.heads)

@@ -31,8 +31,9 @@ from geomap.field import EmbeddingField
 from geomap.footprint import footprint
 from geomap.grid import Window
 from geomap.heads import SpeciesHeads
+from geomap.onethread import keep_one_thread
 from tiles.blockfile import SIDE, Block, lift
-from tiles.blocks import BlockStore, FieldSource, one_thread
+from tiles.blocks import BlockStore, FieldSource
 from tiles.lru import Lru
 from tiles.maps import About, BBox, Steps
 from tiles.pyramid import overviews
@@ -100,7 +101,7 @@ class LiveGroup:
 
     def score(self, row: int, numbers: Sequence[int], level: int = 0) -> list[tuple[Block, Steps]]:
         """Blocks with the steps (n,) of their valid cells for species `row`, in the order of the numbers."""
-        one_thread()
+        keep_one_thread()
         blocks = self.store(level).blocks(numbers)
         found = [blocks[number] for number in numbers]
         weights = lift(self.heads.weights[row])
@@ -113,7 +114,7 @@ class LiveGroup:
 
     def cell(self, row: int, col: int) -> NDArray[np.float32] | None:
         """Values (S,) of all species in a cell of the grid; None where it has no data."""
-        one_thread()
+        keep_one_thread()
         store = self.store()
         number = store.numbers(Window(row, col, 1, 1))[0]
         block, window = store.blocks([number])[number], store.window(number)

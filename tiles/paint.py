@@ -20,7 +20,8 @@ from geomap.colour import CLEAR
 from geomap.errors import GridError
 from geomap.grid import Window
 from tiles.maps import SpeciesMap, values
-from tiles.warp import Cells, Tile, Warps, rowcol
+from tiles.positions import Tile
+from tiles.warp import Cells, Warps, rowcol
 
 Levels = NDArray[np.uint8]
 WARPS = Warps()  # one for the process: tiles of all maps of a grid share them

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from geomap.errors import GeomapError
-from tiles.blocks import one_thread
+from geomap.onethread import keep_one_thread
 from tiles.live import LiveGroup
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Warmer(threading.Thread):
 
     def run(self) -> None:
         """Compute; a damaged field ends it, and the tiles that need it say so themselves."""
-        one_thread()
+        keep_one_thread()
         yield_to_requests()
         for group, part in self._parts:
             if self._stopped.is_set():

@@ -23,9 +23,10 @@ from geomap.projection import areas_km2, crossings_lonlat, world_width
 from tiles.lru import Lru
 from tiles.maps import Band, SpeciesMap
 from tiles.paint import cell_at, cells_of, level_table
+from tiles.positions import exact
 from tiles.pyramid import level_shape, level_transform
 from tiles.stored import LARGEST
-from tiles.warp import SLACK, Cells, exact
+from tiles.warp import SLACK, Cells
 
 BINS = 50
 STRIP = 256  # rows that are read at once

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from docutils import nodes
 from sphinx import addnodes
@@ -153,7 +153,9 @@ def _links(app: Sphinx, doctree: nodes.document) -> None:
                 found = getattr(found, part, None)
             ours = isinstance(found, type) and found.__module__.split(".")[0] in PACKAGES
             target = f"{found.__module__}.{found.__qualname__}" if ours else ""
-        if not target or any(part.startswith("_") for part in target.split(".")):
+        module, _, last = target.rpartition(".")
+        variable = isinstance(getattr(sys.modules.get(module), last, None), TypeVar)
+        if not target or variable or any(part.startswith("_") for part in target.split(".")):
             node.replace_self(node.children)
         else:
             node["reftarget"], node["refspecific"] = target, False
