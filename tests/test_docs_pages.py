@@ -379,7 +379,10 @@ def test_what_the_page_of_costs_says_in_words_holds(extension):
     assert world["files_hours"] > 10 * world["product_hours"]
     assert world["embeddings_gb"] + world["heads_gb"] < 100, "fits on a laptop's disk"
     assert 1e3 < world["cache_gb"] < 1e5, "would fill terabytes"
-    assert world["fit_hours"] > world["encode_hours"]
+    assert world["fit_hours"] > 10 * world["encode_hours"]
+    dense = pages.measured()["encode"]["cells_per_s"]
+    times = [dense / chips["images_per_s"] for chips in pages.measured()["chips"].values()]
+    assert 80 < min(times) < max(times) < 15_000, "a hundred to ten thousand times"
     visit = pages.model().view_cost(pages.measured(), pages.model().Prices(), pages.model().Views())
     assert visit["requests"] + visit["egress"] > visit["compute"]
     assert pages.measured()["encode"]["peak_mb"] < 1000
@@ -397,6 +400,11 @@ def test_numbers_are_said_with_two_digits(extension, value, said):
 )
 def test_sizes_have_units(extension, gigabytes, said):
     assert extension("cost_pages").size(gigabytes) == said
+
+
+@pytest.mark.parametrize(("hours", "said"), [(0.001, "3.6 s"), (0.5, "30 min"), (2.0, "2 h")])
+def test_durations_have_units(extension, hours, said):
+    assert extension("cost_pages").duration(hours) == said
 
 
 def result_of(*command: str) -> dict[str, object]:

@@ -25,8 +25,8 @@ STYLE = {
 
 def ramp() -> ListedColormap:
     """The colours of all maps of geomap, nodata in grey."""
-    found = ListedColormap(palette(DEFAULT)[: STEPS + 1] / 255.0, name="geomap")
-    found.set_bad(NODATA)
+    found = ListedColormap(palette(DEFAULT)[: STEPS + 1] / 255.0, name="geomap").with_extremes(bad=NODATA)
+    assert isinstance(found, ListedColormap)
     return found
 
 

@@ -58,8 +58,7 @@ def thresholds(out: Path) -> dict[str, Any]:
     shown = axes[0].imshow(poppy, cmap=RAMP, vmin=0, vmax=1, extent=extent, interpolation="nearest")
     axes[0].set_title("suitability")
     figure.colorbar(shown, ax=axes[0], orientation="horizontal", shrink=0.8, pad=0.04)
-    binary = ListedColormap(["#f3e6cf", RAMP(0.75)])
-    binary.set_bad(NODATA)
+    binary = ListedColormap(["#f3e6cf", RAMP(0.75)]).with_extremes(bad=NODATA)
     for axis, (name, title) in zip(axes[1:], RULES.items(), strict=True):
         above = np.where(np.isnan(poppy), np.nan, poppy >= known[name])
         axis.imshow(above, cmap=binary, vmin=0, vmax=1, extent=extent, interpolation="nearest")
