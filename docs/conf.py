@@ -1,7 +1,8 @@
-"""The documentation: `make docs` builds it into docs/_build/html, without any network, every warning an error.
+"""The documentation: `make docs` builds it into docs/_build/html, without network, every warning an error.
 
-Pages are Markdown (MyST). The reference is made from the code at build time by the modules in `_ext`, so that it
-cannot say anything else than the program does. Tutorials are the notebooks, executed by docs/run_notebooks.py.
+Pages are Markdown (MyST). The reference is made from the code at build time by the modules in `_ext`, so that
+it cannot say anything else than the program does. Tutorials are the notebooks, executed by
+docs/run_notebooks.py.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ extensions = [
 exclude_patterns = ["_build", "_ext", "screenshots/*.py", "**/.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 
-# Every reference must lead somewhere. Only names of other packages, whose documentation is not at hand, are let by.
+# Every reference must lead somewhere; _ext/docstrings.py leaves names of other packages as text.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!(geomap|train|tiles)(\.|$)).*")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 myst_heading_anchors = 3

@@ -1,4 +1,4 @@
-"""The reference of every command, from the commands themselves: usage, arguments, options, defaults, examples."""
+"""The reference of every command, from the commands themselves: usage, options, defaults, examples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Command:
 def commands() -> list[Command]:
     """Every command of the three packages."""
     typed = {f"geomap {name}": module for name, (module, _) in COMMANDS.items()} | MODULES
-    found = [of_typer(name, get_command(importlib.import_module(module).app)) for name, module in typed.items()]
+    found = [
+        of_typer(name, get_command(importlib.import_module(module).app)) for name, module in typed.items()
+    ]
     return found + [of_argparse(name, module) for name, module in PARSERS.items()]
 
 
@@ -63,7 +65,11 @@ def of_typer(name: str, command: Any) -> Command:
         positional = isinstance(each, TyperArgument)
         flag = bool(getattr(each, "is_flag", False))
         default = each.default() if callable(each.default) else each.default
-        shown = "" if default is None or default is False or default in ((), []) or each.required else str(default)
+        shown = (
+            ""
+            if default is None or default is False or default in ((), []) or each.required
+            else str(default)
+        )
         names = (each.name,) if positional else (*each.opts, *each.secondary_opts)
         takes = "" if flag else each.metavar or kind_of(each.type_descriptor.annotation)
         what = (each.help or "") + limits(each)
@@ -87,7 +93,9 @@ def limits(parameter: Any) -> str:
     """The least and greatest value in words."""
     if parameter.min is None and parameter.max is None:
         return ""
-    ends = f"At least {parameter.min:g}" if parameter.max is None else f"{parameter.min:g} to {parameter.max:g}"
+    ends = (
+        f"At least {parameter.min:g}" if parameter.max is None else f"{parameter.min:g} to {parameter.max:g}"
+    )
     return f" {ends}."
 
 

@@ -1,8 +1,8 @@
 """Docstrings and signatures as they stand in the code, made readable for Sphinx.
 
-Docstrings of the project are plain text with `code` in backticks and indented examples, not reStructuredText; and
-signatures name array types by short aliases. Both are kept as written: Sphinx would read stars and bars as markup,
-and would unfold `Floats` to the inside of NumPy.
+Docstrings of the project are plain text with `code` in backticks and indented examples, no markup; and
+signatures name array types by short aliases. Both are kept as written: Sphinx would read stars and bars as
+markup, and would unfold `Floats` to the inside of NumPy.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def inline(line: str) -> str:
 
 
 def qualified(annotation: str, module: ModuleType) -> str:
-    """An annotation as written, with the names of our own classes in full (`~geomap.grid.Grid`), for links."""
+    """An annotation as written, our own classes in full (`~geomap.grid.Grid`), for links."""
 
     def full(match: re.Match[str]) -> str:
         found: Any = module
@@ -107,9 +107,16 @@ def signature_of(thing: Any) -> tuple[str, str] | None:
         return Raw(qualified(text, module))
 
     parameters = list(made.parameters.values())
-    if inspect.isfunction(thing) and parameters and parameters[0].name in ("self", "cls") and "." in thing.__qualname__:
+    if (
+        inspect.isfunction(thing)
+        and parameters
+        and parameters[0].name in ("self", "cls")
+        and "." in thing.__qualname__
+    ):
         parameters = parameters[1:]
-    said = [each.replace(annotation=shown(each.annotation), default=plain(each.default)) for each in parameters]
+    said = [
+        each.replace(annotation=shown(each.annotation), default=plain(each.default)) for each in parameters
+    ]
     returned = shown(made.return_annotation)
     text = str(made.replace(parameters=said, return_annotation=inspect.Signature.empty))
     return text, "" if inspect.isclass(thing) or returned is inspect.Signature.empty else str(returned)
@@ -141,7 +148,7 @@ def _skip(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: An
 def _links(app: Sphinx, doctree: nodes.document) -> None:
     """Let a name in a signature lead to the class that its module means by it, and to nothing else.
 
-    Sphinx would take any object that ends in the name: the type `bytes` would lead to an attribute of that name.
+    Sphinx would take any object that ends in the name: `bytes` would lead to an attribute of that name.
     """
     for node in list(doctree.findall(addnodes.pending_xref)):
         if node.get("refdomain") != "py" or node.get("refexplicit"):

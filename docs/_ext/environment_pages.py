@@ -58,4 +58,6 @@ def text() -> str:
 
 def settings() -> dict[str, str]:
     """Settings of the tile server and what each is, by variable."""
-    return {PREFIX + name.upper(): plain(field.description or "") for name, field in Settings.model_fields.items()}
+    return {
+        PREFIX + name.upper(): plain(field.description or "") for name, field in Settings.model_fields.items()
+    }

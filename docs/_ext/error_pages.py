@@ -1,4 +1,4 @@
-"""The reference of errors: every class, its exit code and HTTP status, and every message that the code can give."""
+"""The reference of errors: every class, its exit code and HTTP status, and every message of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from train.errors import ThreePartError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("geomap", "train", "tiles")
-EXIT_CODE = 2  # of every command that ends with a ThreePartError: geomap.cli.run, and main of train's commands
+EXIT_CODE = (
+    2  # of every command that ends with a ThreePartError: geomap.cli.run, and main of train's commands
+)
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ def _in_tree(module: str, tree: ast.Module) -> Iterator[Message]:
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             scope |= dict.fromkeys(ast.walk(function), function)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes():
-            if len(node.args) == 3 and not any(isinstance(arg, ast.Starred) for arg in node.args):
-                known = assigned(tree.body) | assigned(ast.walk(scope.get(node, tree)))
-                what, _, change = node.args
-                yield Message(node.func.id, worded(what, known), worded(change, known), module)
+        if not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in classes():
+            continue
+        if len(node.args) == 3 and not any(isinstance(arg, ast.Starred) for arg in node.args):
+            known = assigned(tree.body) | assigned(ast.walk(scope.get(node, tree)))
+            what, _, change = node.args
+            yield Message(ast.unparse(node.func), worded(what, known), worded(change, known), module)
 
 
 def assigned(nodes: Iterable[ast.AST]) -> dict[str, list[ast.expr]]:
@@ -132,7 +135,9 @@ def worded(node: ast.expr, known: dict[str, list[ast.expr]]) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        parts = (part.value if isinstance(part, ast.Constant) else filled(part, known) for part in node.values)
+        parts = (
+            part.value if isinstance(part, ast.Constant) else filled(part, known) for part in node.values
+        )
         return "".join(map(str, parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return worded(node.left, known) + worded(node.right, known)
@@ -162,6 +167,8 @@ def messages() -> str:
     for name in classes():
         said = {(each.what, each.change): each.module for each in messages_of() if each.error == name}
         if said:
-            rows = [[plain(what), plain(change), code(module)] for (what, change), module in sorted(said.items())]
+            rows = [
+                [plain(what), plain(change), code(module)] for (what, change), module in sorted(said.items())
+            ]
             parts += [f"## {name}", "", table(["cannot be done", "what to change", "in"], rows)]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Parts of pages that are made from the code: a line `<!-- generated: KIND -->` becomes the text of that kind.
+"""Parts of pages that are made from the code: a line `<!-- generated: KIND -->` becomes that text.
 
 The text is Markdown, so its headings and tables are those of the page it stands in. Tests read the same text.
 """

@@ -36,7 +36,9 @@ def pages() -> dict[str, str]:
     made = {}
     for package in PACKAGES:
         listed = modules(package)
-        rows = [[f"{{doc}}`{name} <{ELSEWHERE.get(name, name)}>`", plain(line)] for name, line in listed.items()]
+        rows = [
+            [f"{{doc}}`{name} <{ELSEWHERE.get(name, name)}>`", plain(line)] for name, line in listed.items()
+        ]
         here = [name for name in listed if name not in ELSEWHERE]
         order = "\n".join(here)
         made[f"{package}-modules.md"] = (

@@ -1,4 +1,4 @@
-"""The functions of `import geomap` that are modules at the same time, which autodoc would take for modules."""
+"""Functions of `import geomap` that are modules as well, for which autodoc would take them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of recipes, from the dataclasses that read them: type, default and what the code says beside each."""
+"""The keys of recipes, from the dataclasses that read them: type, default, and the words beside each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from md_text import code, plain, table
 from train.data.augment import Augmentation
 from train.data.registry import OPENERS, options_of
 from train.encoders.location import ENCODINGS
-from train.recipe import OBJECTIVES, SHIPPED, DataConfig, Recipe, TrainingConfig, shipped as names_of_shipped
+from train.recipe import OBJECTIVES, SHIPPED, DataConfig, Recipe, TrainingConfig
+from train.recipe import shipped as names_of_shipped
 
 HEAD = ("key", "takes", "default", "what it is")
 
@@ -38,7 +39,7 @@ class Key:
 @cache
 def said_of(cls: type) -> dict[str, str]:
     """What the code says beside each field: the string below it, or the comment behind it."""
-    lines, first = inspect.getsourcelines(cls)
+    lines, _ = inspect.getsourcelines(cls)
     source = textwrap.dedent("".join(lines))
     (tree,) = ast.parse(source).body
     assert isinstance(tree, ast.ClassDef)
@@ -75,7 +76,9 @@ def keys_of(cls: type, above: str, given: Any = dataclasses.MISSING) -> Iterator
         else:
             default = field.default
         hint = hints[field.name]
-        inner = next((each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)), None)
+        inner = next(
+            (each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)), None
+        )
         listed = typing.get_origin(hint) is tuple
         if inner is not None and not listed:
             yield from keys_of(inner, path, default)
@@ -130,7 +133,12 @@ def text() -> str:
     top = [key for key in keys_of(Recipe, "") if "." not in key.path and key.path != "model"]
     parts = ["## At the top", "", table(HEAD, rows(iter(top)))]
     parts += ["## [data]", "", table(HEAD, rows(keys_of(DataConfig, "data")))]
-    parts += ["## [data.augment.VIEW]", "", "VIEW is `ground` or `aerial`. An empty table takes the defaults of the view.", ""]
+    parts += [
+        "## [data.augment.VIEW]",
+        "",
+        "VIEW is `ground` or `aerial`. An empty table takes the defaults of the view.",
+        "",
+    ]
     parts += [table(HEAD, rows(keys_of(Augmentation, "data.augment.VIEW")))]
     parts += ["## [training]", "", table(HEAD, rows(keys_of(TrainingConfig, "training")))]
     return "\n".join(parts)
@@ -151,7 +159,14 @@ def models() -> str:
                 continue
             bases = (arguments(inspect.getdoc(base) or "") for base in encoding.__mro__)
             documented = next((said for said in bases if each.name in said), {})
-            made.append([code(kind), code(each.name), toml(_given(each.default)), plain(documented.get(each.name, ""))])
+            made.append(
+                [
+                    code(kind),
+                    code(each.name),
+                    toml(_given(each.default)),
+                    plain(documented.get(each.name, "")),
+                ]
+            )
     parts += [table(("kind", "option", "default", "what it is"), made)]
     return "\n".join(parts)
 
@@ -162,12 +177,14 @@ def data() -> str:
     for kind, opener in sorted(OPENERS.items()):
         documented = arguments(docstring_of(opener))
         module = importlib.import_module(opener.__module__)
-        parts += [f"### kind = \"{kind}\"", "", plain((inspect.getdoc(module) or "").split("\n")[0]), ""]
+        parts += [f'### kind = "{kind}"', "", plain((inspect.getdoc(module) or "").split("\n")[0]), ""]
         made = []
         if "path" in inspect.signature(opener).parameters:
             made.append([code("data.path"), "must be given", plain(documented.get("path", ""))])
         for name, default in options_of(kind).items():
-            made.append([code(f"data.options.{name}"), toml(_given(default)), plain(documented.get(name, ""))])
+            made.append(
+                [code(f"data.options.{name}"), toml(_given(default)), plain(documented.get(name, ""))]
+            )
         parts += [table(("key", "default", "what it is"), made)]
     return "\n".join(parts)
 
