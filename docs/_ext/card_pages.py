@@ -59,16 +59,17 @@ def encoders() -> str:
 
 
 def data() -> str:
-    """What each group was fitted on."""
-    rows = []
+    """What each group was fitted on, and what of its table was left out."""
+    rows, dropped = [], []
     for heads in groups():
         said = heads.card["data"]
         period = " to ".join(said["period"]) if said["period"] else "not stated"
-        dropped = "; ".join(f"{count:,} {reason}" for reason, count in said["dropped"].items())
-        cells = [heads.name, heads.meaning, str(len(heads)), said["credit"], said["licence"], period]
-        rows.append([plain(each) for each in (*cells, f"{said['rows']:,}", dropped)])
-    head = ("group", "meaning", "species", "data", "licence", "period", "rows in the table", "rows left out")
-    return table(head, rows)
+        cells = (heads.name, heads.meaning, str(len(heads)), said["credit"], said["licence"], period)
+        rows.append([plain(each) for each in cells])
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in said["dropped"].items())
+        dropped.append(f"- {heads.name}: {said['rows']:,} rows, of which left out: {plain(reasons)}.")
+    head = ("group", "meaning", "species", "data", "licence", "period")
+    return table(head, rows) + "\n" + "\n".join(dropped) + "\n"
 
 
 def metrics() -> str:
