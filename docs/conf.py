@@ -40,6 +40,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # docs/run_notebooks.py has executed them
 nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by custom these scripts come from elsewhere
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # _ext/docstrings.py puts them into signatures as they are written
