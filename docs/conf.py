@@ -40,7 +40,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # docs/run_notebooks.py has executed them
 nb_merge_streams = True
-myst_links_external_new_tab = False
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by custom these scripts come from elsewhere
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # _ext/docstrings.py puts them into signatures as they are written
@@ -54,14 +54,18 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_sidebars = {"reference/modules/**": []}  # a list of 200 modules beside each of them helps nobody
 html_title = "geomap"
+html_favicon = "../tiles/web/src/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["geomap.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
+    "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],

@@ -6,9 +6,9 @@
     m.split("Chamaea fasciata", "Quercus lobata")
     m.summary()                                # of the polygon that was drawn, as a table
 
-A click asks every shown species for its value, and what lives there. Nothing is fetched from other servers:
-the land is an outline of geomap's own, unless `basemap` names one of Leafmap's. Tiles come in the server's
-colours and are not cut at a threshold: `threshold` says which one verdicts and areas are told by.
+A click asks every shown species for its value, and what lives there; a polygon that is drawn is summed. Each
+species has a box (`geomap.leafmap_species`) to cut its tiles at a threshold and to make them clearer. Nothing
+is fetched from other servers: the land is an outline of geomap's own, unless `basemap` names one of Leafmap.
 
 Leafmap takes three seconds to import, so `import geomap` leaves this module alone.
 """
@@ -16,49 +16,22 @@ Leafmap takes three seconds to import, so `import geomap` leaves this module alo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import leafmap.leafmap as backend
 
+from geomap import leafmap_html as html
 from geomap import leafmap_parts as parts
-from geomap.errors import RecordsError
+from geomap.errors import GeomapError, RecordsError
+from geomap.leafmap_species import Shown, found
 from geomap.tileserver import TileServerError, tile_server
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WORLD = ((20.0, 0.0), 2)  # centre (lat, lon) and zoom of a map of nothing
-CLOSEST = 18  # zoom level of the finest tiles
 LAND = parts.PANE  # name of its layer
-RECORDS = "#1b4f9c"
-
-
-class Shown(NamedTuple):
-    """A species on a map.
-
-    Attributes:
-        about: What the server says of the map.
-        layer: Its ipyleaflet.TileLayer.
-        control: The control with its colours and slider.
-        threshold: Key of the threshold that verdicts and areas are told by; None where none is known.
-    """
-
-    about: Mapping[str, Any]
-    layer: Any
-    control: Any
-    threshold: str | None
-
-    @property
-    def path(self) -> str:
-        """Address of the species below the server's."""
-        return f"/species/{self.about['id']}"
-
-    @property
-    def which(self) -> dict[str, Any]:
-        """The query that names the map among those of its species."""
-        return {"grid": self.about["grid"], "group": self.about["group"] or None}
 
 
 class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
@@ -70,7 +43,7 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         center: Latitude and longitude in degrees; the first species decides if None.
         zoom: Zoom level; the first species decides if None.
         basemap: One of Leafmap's basemaps, fetched from its own server; an outline of the land if None.
-        proxy: Way of the browser to the server's port, like "/base/proxy/{port}/"; see `geomap.tileserver`.
+        url: Way of the browser to the server's port, like "/base/proxy/{port}/"; see `geomap.browser_way`.
         **kwargs: For ipyleaflet's map.
 
     Attributes:
@@ -80,11 +53,15 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
 
     Raises:
         TileServerError: The server does not answer, or cannot be started.
+
+    Examples:
+        >>> m = Map("http://127.0.0.1:8000", center=(37.2, -119.5), zoom=6)  # doctest: +SKIP
+        >>> m = Map(url="https://hub.example.org/user/anna/proxy/{port}/")  # doctest: +SKIP
     """
 
     def __init__(
         self, server: str | None = None, center: tuple[float, float] | None = None, zoom: float | None = None,
-        basemap: Any = None, proxy: str | None = None, **kwargs: Any,
+        basemap: Any = None, url: str | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         self._free = center is None and zoom is None
         if basemap is None:
@@ -104,20 +81,23 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         self._side_by_side: tuple[Shown, ...] = ()
         self.panel = backend.widgets.HTML()
         self._panel_control: Any = None
-        self.server = tile_server(server, proxy)
+        self.server = tile_server(server, url)
         self.on_interaction(self._clicked)
+        if self.draw_control is not None:
+            self.draw_control.on_draw(self._drawn)
 
     def add_species(
-        self, name: str, grid: str | None = None, group: str | None = None, threshold: str | None = None,
-        opacity: float = 1.0, colormap: str | None = None,
+        self, name: str, grid: str | None = None, group: str | None = None,
+        threshold: str | float | None = None, opacity: float = 1.0, colormap: str | None = None,
     ) -> None:  # fmt: skip
-        """Show a species, with its colours and a slider of its opacity; shown again, it takes its own place.
+        """Show a species, with its colours, threshold and opacity; shown again, it takes its own place.
 
         Args:
             name: Scientific, common or older name, exact but for case, accents and hyphens.
             grid: One of its grids; the server's choice if None.
             group: One of its groups; the server's choice if None.
-            threshold: Key of the threshold that verdicts and areas are told by ("p10"); the map's if None.
+            threshold: Key of a threshold ("p10") or a value: what lies below takes the lightest colour, and
+                verdicts and areas are told by it. If None, all values are drawn, and the map's default tells.
             opacity: 0 (clear) to 1.
             colormap: One of the server's colour maps; its default if None.
 
@@ -125,8 +105,12 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
             NameNotFoundError: The server has no species of that name; near names are told.
             RecordsError: The name means several species, or there is no such threshold.
             TileServerError: The server refuses or cannot be reached.
+
+        Examples:
+            >>> m.add_species("Chamaea fasciata")  # doctest: +SKIP
+            >>> m.add_species("Valley Oak", threshold="p10", opacity=0.8)  # doctest: +SKIP
         """
-        new = self._made(name, grid, group, threshold, opacity, colormap)
+        new = found(self.server, name, grid, group, threshold, opacity, colormap)
         self.remove_species(new.about["scientificName"])
         self.add(new.layer)
         self._keep(new)
@@ -153,22 +137,25 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
             NameNotFoundError: The server has no species of that name; near names are told.
             RecordsError: Both names mean one map, or see `add_species`.
             TileServerError: The server refuses or cannot be reached.
+
+        Example:
+            >>> m.split("Chamaea fasciata", "Quercus lobata", threshold="p10")  # doctest: +SKIP
         """
-        given = {"grid": None, "group": None, "threshold": None, "opacity": 1.0, "colormap": None, **options}
-        both = tuple(self._made(name, **given) for name in (left, right))
+        both = tuple(found(self.server, name, **options) for name in (left, right))
         if both[0].about["id"] == both[1].about["id"]:
-            found = f"{left} and {right} are both {both[0].about['scientificName']}"
-            raise RecordsError("cannot split the map", found, "Name two species.")
+            same = f"{left} and {right} are both {both[0].about['scientificName']}"
+            raise RecordsError("cannot split the map", same, "Name two species.")
         self._unsplit()
         for each in both:
             self.remove_species(each.about["scientificName"])
         self._split = backend.ipyleaflet.SplitMapControl(left_layer=both[0].layer, right_layer=both[1].layer)
         self.add(self._split)
         self._side_by_side = both
+        both[0].control.position = "bottomleft"
         for each in both:
             self._keep(each)
 
-    def add_records(self, table: pd.DataFrame, name: str = "records", color: str = RECORDS) -> int:
+    def add_records(self, table: pd.DataFrame, name: str = "records", color: str = parts.RECORDS) -> int:
         """Show the points of a table.
 
         Args:
@@ -182,6 +169,10 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
 
         Raises:
             RecordsError: There are no coordinates, or other geometries than points.
+
+        Example:
+            >>> m.add_records(pd.DataFrame({"lon": [-119.5], "lat": [37.2]}))  # doctest: +SKIP
+            1
         """
         points = parts.points_of(table)
         data = {"type": "MultiPoint", "coordinates": points.round(5).tolist()}
@@ -200,12 +191,15 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         Returns:
             A row for each polygon and species: polygon (label of the index), scientificName, group, grid,
             unit, cells, area_km2 with data, nodata_km2, mean by area, min, max (NaN without data), threshold
-            (its key), threshold_value, above_km2 and above_share (of the area with data) at or above it.
+            (key, or value as text), threshold_value, above_km2 and above_share (of the area with data).
 
         Raises:
             GridError: The area is no polygon.
             RecordsError: There is no species on the map, or nothing was drawn.
             TileServerError: The server refuses or cannot be reached.
+
+        Example:
+            >>> m.summary(shapely.box(-120, 36, -118, 38))[["scientificName", "above_km2"]]  # doctest: +SKIP
         """
         import pandas as pd
 
@@ -217,10 +211,9 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
             raise RecordsError(what, "no polygon drawn", change)
         polygons = parts.polygons_of(self.user_roi if area is None else area)
         rows = [
-            {"polygon": label, **parts.summary_row(each.about, each.threshold, answer)}
+            {"polygon": label, **parts.summary_row(each.about, each.told, each.summary(polygon))}
             for label, polygon in polygons
             for each in self.shown.values()
-            for answer in [self.server.post(f"{each.path}/summary", polygon, **each.which)]
         ]
         return pd.DataFrame(rows)
 
@@ -235,21 +228,18 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         try:
             place = f"{lon:.6f},{lat:.6f}"
             asked = [
-                (each.about, each.threshold, self.server.get(f"{each.path}/point/{place}", **each.which))
+                (each.about, each.told, self.server.get(f"{each.path}/point/{place}", **each.which))
                 for each in self.shown.values()
             ]
             living = self.server.get(f"/at/{place}", limit=500)["species"]
-            html = parts.place_html(lon, lat, asked, living)
+            said = html.place_html(lon, lat, asked, living)
         except TileServerError as error:  # raised in a callback, nobody would see it
-            html = parts.trouble_html(str(error))
-        self.panel.value = html
-        if self._panel_control is None:
-            self._panel_control = self._control(self.panel, "topright")
+            said = html.trouble_html(error)
+        self._say(said)
 
     def close(self) -> None:
         """Take the map off the page; a local server that no other map uses stops."""
-        server = getattr(self, "server", None)
-        if server is not None:
+        if (server := getattr(self, "server", None)) is not None:
             server.close()
         super().close()
 
@@ -260,39 +250,6 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _made(
-        self, name: str, grid: str | None, group: str | None, threshold: str | None, opacity: float,
-        colormap: str | None,
-    ) -> Shown:  # fmt: skip
-        """A species with its layer and control, not yet on the map."""
-        found = parts.find(self.server, name, grid, group)
-        about = self.server.get(f"/species/{found['id']}", grid=grid, group=group)
-        key = threshold or about["default_threshold"]
-        if threshold is not None and threshold not in about["thresholds"]:
-            known = ", ".join(about["thresholds"]) or "none"
-            found_text = f'"{threshold}", the map has {known}'
-            raise RecordsError(f"cannot tell {name} by this threshold", found_text, "Name one it has.")
-        legend = self.server.get(
-            f"/species/{found['id']}/legend.json", grid=about["grid"], group=about["group"] or None,
-            colormap=colormap,
-        )  # fmt: skip
-        link = about["links"]["tiles"] + (f"&colormap={colormap}" if colormap else "")
-        credit = "; ".join(
-            about["credit"][part] for part in ("data_credit", "imagery_credit") if part in about["credit"]
-        )
-        layer = backend.ipyleaflet.TileLayer(
-            url=self.server.template(link), name=about["scientificName"], attribution=escape(credit),
-            opacity=opacity, max_zoom=CLOSEST, max_native_zoom=CLOSEST,
-        )  # fmt: skip
-        slider = backend.widgets.FloatSlider(
-            opacity, min=0.0, max=1.0, step=0.05, description="Opacity",
-            layout=backend.widgets.Layout(width="19rem"),
-        )  # fmt: skip
-        backend.widgets.link((slider, "value"), (layer, "opacity"))
-        box = backend.widgets.VBox([backend.widgets.HTML(parts.legend_html(legend)), slider])
-        control = backend.ipyleaflet.WidgetControl(widget=box, position="bottomright")
-        return Shown(about, layer, control, key)
 
     def _keep(self, new: Shown) -> None:
         self.shown[new.about["scientificName"]] = new
@@ -318,7 +275,21 @@ class Map(backend.Map):  # type: ignore[misc]  # Leafmap ships no types
             lat, lon = event["coordinates"]
             self.ask(lon, lat)
 
-    def _control(self, widget: Any, position: str) -> Any:
-        control = backend.ipyleaflet.WidgetControl(widget=widget, position=position)
-        self.add(control)
-        return control
+    def _drawn(self, _control: Any, action: str, geo_json: Mapping[str, Any]) -> None:
+        """Sum the polygon that was drawn or changed; Leafmap has it as `user_roi` by now."""
+        if action == "deleted":
+            self._say("")
+        elif self.shown and geo_json["geometry"]["type"] == "Polygon":
+            try:
+                said = html.summary_html(self.summary(geo_json))
+            except GeomapError as error:  # as in `ask`
+                said = html.trouble_html(error)
+            self._say(said)
+
+    def _say(self, text: str) -> None:
+        """Fill the panel, which comes to the map with its first text."""
+        self.panel.value = text
+        if self._panel_control is None:
+            control = backend.ipyleaflet.WidgetControl(widget=self.panel, position="topright")
+            self.add(control)
+            self._panel_control = control

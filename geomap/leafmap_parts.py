@@ -1,4 +1,4 @@
-"""What the map of `geomap.leafmap` is made of, widgets aside: names, land, legends, panels, areas."""
+"""What the map of `geomap.leafmap` is made of, widgets aside: names, land, points, areas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
     from geomap.tileserver import TileServer
 
 SEA, LAND, COAST = "#dfe7ee", "#f4f2ec", "#8a8f96"
+RECORDS = "#1b4f9c"
 PANE = "land"  # place of the outline among the layers
 SIMPLIFIED = 0.05  # degrees: 380 kB of outline for the whole world
 FOUND = 50  # species of a search that a name is looked for among
-LIVING = 8  # species that the panel tells of a place
-FONT = "font:13px/1.4 sans-serif;max-width:19rem"
 WHAT_RECORDS = "cannot show the records"
 WHAT_POLYGON = "cannot sum over the area"
 FORM = "Give a Polygon or MultiPolygon in degrees: of shapely, GeoJSON or GeoPandas."
@@ -95,51 +93,6 @@ def view(bbox: Sequence[float]) -> tuple[tuple[float, float], int]:
     return (middle, (west + east) / 2), max(1, math.floor(math.log2(1 / (256 * share))))
 
 
-def legend_html(legend: Mapping[str, Any]) -> str:
-    """The colours of a layer with their values, from the server's legend.json."""
-    colours = ",".join(escape(str(colour)) for colour in legend["palette"][::10])
-    numbers = "".join(f"<span>{stop['value']:g}</span>" for stop in legend["stops"])
-    return (
-        f'<div style="{FONT}" title="{escape(legend["explanation"])} {escape(legend["nodata"])}">'
-        f"<b>{escape(legend['title'])}</b>"
-        '<div style="height:12px;border:1px solid #555;'
-        f'background:linear-gradient(to right,{colours})"></div>'
-        f'<div style="display:flex;justify-content:space-between">{numbers}</div></div>'
-    )
-
-
-def place_html(
-    lon: float, lat: float, asked: Sequence[tuple[Mapping[str, Any], str | None, Mapping[str, Any]]],
-    living: Sequence[Mapping[str, Any]],
-) -> str:  # fmt: skip
-    """What the maps say of a place.
-
-    Args:
-        lon: Degrees.
-        lat: Degrees.
-        asked: The description, the key of the threshold and the answer to the point of each shown species.
-        living: Species of the place as the server's /at lists them.
-    """
-    rows = [_verdict(about, key, answer) for about, key, answer in asked]
-    here = [
-        f"<li><i>{escape(each['scientificName'])}</i> {each['value']:.3f} {escape(each['meaning'])}</li>"
-        for each in living
-        if each["above"]
-    ]
-    more = f"<li>and {len(here) - LIVING} more</li>" if len(here) > LIVING else ""
-    lives = f"<ul style='margin:0;padding-left:1.2rem'>{''.join(here[:LIVING])}{more}</ul>"
-    none = "no species lies above its threshold" if living else "no map has data here"
-    return (
-        f'<div style="{FONT}"><b>{lat:.4f}, {lon:.4f}</b>{"".join(rows)}'
-        f"<div>What lives here: {lives if here else none}</div></div>"
-    )
-
-
-def trouble_html(message: str) -> str:
-    """A refusal, for the panel."""
-    return f'<div role="alert" style="{FONT}">{escape(message)}</div>'
-
-
 def points_of(table: pd.DataFrame) -> NDArray[np.float64]:
     """Longitude and latitude (n, 2) in degrees of the rows of a table that have both.
 
@@ -197,18 +150,6 @@ def summary_row(about: Mapping[str, Any], threshold: str | None, answer: Mapping
         "above_km2": above.get("area_km2", math.nan),
         "above_share": above.get("share", math.nan),
     }
-
-
-def _verdict(about: Mapping[str, Any], key: str | None, answer: Mapping[str, Any]) -> str:
-    name, value = f"<i>{escape(about['scientificName'])}</i>", answer["value"]
-    if value is None:
-        return f"<div>{name}: no data (not the same as absent)</div>"
-    text = f"{name}: {value:.3f} {escape(answer['unit'])}"
-    limit = answer["thresholds"].get(key)
-    if limit is not None:
-        side = "at or above" if limit["above"] else "below"
-        text += f", {side} {limit['value']:.3f} ({escape(about['thresholds'][key]['label'])})"
-    return f"<div>{text}</div>"
 
 
 def _feature(shape: Any, style: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,7 @@
         server.get("/species", search="wrentit")
         server.tiles                        # what addresses of tiles begin with in the browser
 
-Python speaks to the server directly. The browser may sit elsewhere: on a JupyterHub it reaches ports of this
-machine through jupyter-server-proxy, below JUPYTERHUB_SERVICE_PREFIX, so tiles are then asked for at
-`{prefix}proxy/{port}/`, on the host of the notebook itself. Wherever else something stands between (a
-notebook server with a base URL of its own, VS Code in a browser), `proxy` names the way:
-"/lab/proxy/{port}/". VS Code on the desktop needs no more than its forwarding of the port.
+Python speaks to the server directly; `geomap.browser_way` says where the browser finds it.
 """
 
 from __future__ import annotations
@@ -23,19 +19,20 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from http.client import HTTPException
 from types import TracebackType
 from typing import IO, Any, Self
 from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from geomap.browser_way import VARIABLE as WAY
+from geomap.browser_way import for_browser, is_loopback
 from geomap.errors import GeomapError
 
 VARIABLE = "GEOMAP_TILE_SERVER"
-HUB = "JUPYTERHUB_SERVICE_PREFIX"
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 STARTING_S, STOPPING_S, ANSWER_S = 120, 40, 120
 LINES = 12  # of a log that an error quotes
 ADDRESS = re.compile(r"\b(http://\S+?)/?$", re.MULTILINE)
@@ -62,8 +59,12 @@ class TileServer:
         self.address = address.rstrip("/")
         self.tiles = (tiles or address).rstrip("/")
         self._local = local
+        # Whoever forgets to close it, and lets go of it, lets the server go, too.
+        self._forgotten = weakref.finalize(self, _let_go, local) if local is not None else None
+        if self._forgotten is not None:
+            self._forgotten.atexit = False  # the end of the process stops all servers
         # A proxy of the network leads nowhere on this machine.
-        self._opener = build_opener(ProxyHandler({})) if _is_loopback(address) else build_opener()
+        self._opener = build_opener(ProxyHandler({})) if is_loopback(address) else build_opener()
 
     def get(self, path: str, **query: object) -> Any:
         """The JSON answer to GET; parts of the query that are None are left out.
@@ -87,7 +88,8 @@ class TileServer:
 
     def close(self) -> None:
         """Let go of the server; one of this process's own stops when nobody holds it any more."""
-        if self._local is not None:
+        if self._local is not None and self._forgotten is not None:
+            self._forgotten.detach()
             SHARED.release(self._local)
             self._local = None
 
@@ -117,49 +119,37 @@ class TileServer:
             raise _no_server_of_ours(self.address) from error
 
 
-def tile_server(server: str | None = None, proxy: str | None = None) -> TileServer:
+def tile_server(server: str | None = None, url: str | None = None) -> TileServer:
     """The server at a URL, or at GEOMAP_TILE_SERVER, or one of this process's own.
 
     Args:
         server: URL of a running server.
-        proxy: What stands before `/species` in addresses that the browser asks for, with `{port}` for the
-            port; from JUPYTERHUB_SERVICE_PREFIX if None, and else the address itself.
+        url: What stands before `/species` in addresses that the browser asks for, with `{port}` for the
+            port; from the surroundings if None, see `geomap.browser_way`.
 
     Raises:
-        TileServerError: It does not answer, is another kind of server, or cannot be started.
+        TileServerError: It does not answer, is another kind of server, or cannot be started; or `url` is no
+            URL or path.
+
+    Example:
+        >>> with tile_server("http://127.0.0.1:8000") as server:  # doctest: +SKIP
+        ...     server.get("/species", search="wrentit")["total"]
     """
+    said = url or os.environ.get(WAY)
+    if said and not said.startswith(("http://", "https://", "/")):
+        change = f"Give a URL or a path (argument url, or {WAY}), like /user/anna/proxy/{{port}}/."
+        raise TileServerError("cannot tell the browser where the tiles are", f"{said!r}", change)
     chosen = server or os.environ.get(VARIABLE)
     if chosen is None:
         local = SHARED.acquire()
-        return TileServer(local.address, for_browser(local.address, proxy), local)
+        return TileServer(local.address, for_browser(local.address, url), local)
     if not re.fullmatch(r"https?://[^/\s]+\S*", chosen):
         raise TileServerError("cannot reach the tile server", f"{chosen!r}", "Give http://HOST:PORT.")
-    found = TileServer(chosen, for_browser(chosen, proxy))
+    found = TileServer(chosen, for_browser(chosen, url))
     about = found.get("/species", limit=1)
     if not isinstance(about, dict) or "total" not in about:
         raise _no_server_of_ours(chosen)
     return found
-
-
-def for_browser(address: str, proxy: str | None = None, environ: Mapping[str, str] | None = None) -> str:
-    """Where the browser finds a server: the address, or the way of a proxy to its port.
-
-    Args:
-        address: URL at which Python reaches the server.
-        proxy: Template with `{port}`, which goes before everything else.
-        environ: Variables; those of the process if None.
-
-    Returns:
-        A URL, or a path on the host of the notebook, without a slash at its end.
-    """
-    prefix = (os.environ if environ is None else environ).get(HUB)
-    parts = urlsplit(address)
-    port = str(parts.port or (443 if parts.scheme == "https" else 80))
-    if proxy is not None:
-        return proxy.replace("{port}", port).rstrip("/")
-    if prefix and _is_loopback(address):
-        return f"{prefix.rstrip('/')}/proxy/{port}{parts.path}".rstrip("/")
-    return address.rstrip("/")
 
 
 class LocalServer:
@@ -285,6 +275,11 @@ SHARED = SharedServer()
 atexit.register(SHARED.stop)
 
 
+def _let_go(local: LocalServer) -> None:
+    """Give a forgotten server back; in a thread, since stopping takes a while and this is a finalizer."""
+    threading.Thread(target=SHARED.release, args=(local,), daemon=True).start()
+
+
 def _environment() -> dict[str, str]:
     """Variables of the child: a server on this machine has no proxy's prefix, and no other server to ask."""
     left_out = {VARIABLE, "GEOMAP_TILES_ROOT_PATH"}
@@ -294,10 +289,6 @@ def _environment() -> dict[str, str]:
 def _text(file: IO[bytes]) -> str:
     """What a child has written to a file; its own place in the file is left alone."""
     return os.pread(file.fileno(), 1_000_000, 0).decode(errors="replace")
-
-
-def _is_loopback(address: str) -> bool:
-    return urlsplit(address).hostname in LOOPBACK
 
 
 def _refusal(error: HTTPError) -> TileServerError:

@@ -1,5 +1,6 @@
 """The map of notebooks, against a real tile server: layers, names, records, two sides, clicks, areas."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -12,11 +13,12 @@ import pytest
 import shapely
 from serving import OAK, SQUARE, WREN, entries, made_bundle, started
 
-from geomap import leafmap_parts
+from geomap import leafmap_html, leafmap_parts, leafmap_species
+from geomap.browser_way import HUB
 from geomap.colour import CLEAR
 from geomap.errors import GridError, NameNotFoundError, RecordsError
 from geomap.leafmap import Map
-from geomap.tileserver import HUB, SHARED, TileServerError
+from geomap.tileserver import SHARED, TileServerError
 
 POINT = (-119.5, 37.5)
 CLOSED = SQUARE["coordinates"][0]
@@ -64,13 +66,13 @@ def html(widget):
 
 def test_a_species_is_a_layer_with_the_colours_and_the_opacity_of_its_slider(shown, address):
     shown.add_species("Chamaea fasciata", opacity=0.5)
-    layer, control = shown.shown["Chamaea fasciata"][1:3]
+    layer, control = shown.shown["Chamaea fasciata"].layer, shown.shown["Chamaea fasciata"].control
     assert layers(shown) == ["land", "Chamaea fasciata"]
     assert layer.url.startswith(f"{address}/species/{WREN}/tiles/WebMercatorQuad/{{z}}/{{x}}/{{y}}.png?")
     tile = picture(layer)
     assert tile.shape[:2] == (256, 256)
     assert 0 < (tile == CLEAR).mean() < 1
-    legend, slider = control.widget.children
+    legend, slider = control.widget.children[0], control.widget.children[-1]
     told = json.loads(ask(f"{address}/species/{WREN}/legend.json")[1])
     assert told["title"] in html(legend)
     assert all(colour in legend.value for colour in told["palette"][::10])
@@ -192,6 +194,7 @@ def test_two_species_on_two_sides(shown):
     assert control in shown.controls
     assert [control.left_layer.name, control.right_layer.name] == ["Chamaea fasciata", "Quercus lobata"]
     assert OAK in control.right_layer.url
+    assert [each.control.position for each in shown.shown.values()] == ["bottomleft", "bottomright"]
     assert (picture(control.left_layer) != picture(control.right_layer)).any()
     assert layers(shown) == ["land"]  # the bar draws both
     assert list(shown.shown) == ["Chamaea fasciata", "Quercus lobata"]
@@ -291,11 +294,16 @@ def test_behind_a_hub_the_browser_asks_the_notebooks_host(address, monkeypatch):
         assert "Chamaea fasciata" in shown.panel.value
 
 
-def test_a_local_server_lives_as_long_as_its_maps(tmp_path_factory, repository, tmp_path, monkeypatch):
+@pytest.fixture
+def here_local(tmp_path_factory, repository, tmp_path, monkeypatch):
+    """Where a local server finds its bundle and keeps its files."""
     monkeypatch.setenv("GEOMAP_BUNDLE", str(made_bundle(tmp_path_factory)))
     monkeypatch.setenv("GEOMAP_TILES_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(repository))
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_local_server_lives_as_long_as_its_maps(here_local):
     with Map() as first:
         with Map() as second:
             second.add_species("Wrentit")
@@ -327,10 +335,14 @@ def test_texts_of_a_server_cannot_break_out_of_the_panel():
     answer = {"value": 0.5, "unit": evil, "thresholds": {"p10": {"value": 0.1, "above": True}}}
     living = [{"scientificName": evil, "value": 1.0, "meaning": evil, "above": True}]
     legend = {"palette": [evil], "stops": [], "explanation": '">', "nodata": evil, "title": evil}
-    said = leafmap_parts.place_html(1, 2, [(about, "p10", answer)], living)
-    said += leafmap_parts.legend_html(legend) + leafmap_parts.trouble_html(evil)
+    legend |= {"low": 0.0, "high": 1.0}
+    limits = {"p10": {"value": 0.1, "label": evil}}
+    table = pd.DataFrame([{"scientificName": evil, "cells": 0, "area_km2": 0.0, "nodata_km2": 1.0}])
+    said = leafmap_html.place_html(1, 2, [(about, "p10", answer)], living)
+    said += leafmap_html.legend_html(legend, limits, None) + leafmap_html.summary_html(table)
+    said += leafmap_html.trouble_html(TileServerError("", evil, "")) + leafmap_html.area_html(evil, 1, 1, 1)
     assert "<script>" not in said
-    assert said.count("&lt;script&gt;") == 9
+    assert said.count("&lt;script&gt;") == 13
     assert 'title="&quot;&gt;' in said
 
 
@@ -340,3 +352,134 @@ def test_leafmap_is_left_alone_until_it_is_needed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def cut(shown, name="Chamaea fasciata"):
+    """The box of a species: choice, slider, and the text of its area."""
+    tools = shown.shown[name]
+    return tools, tools.choice, tools.slider
+
+
+def test_a_threshold_of_the_species_cuts_its_tiles_and_tells_the_area(shown, address):
+    shown.add_species("Wrentit", threshold="p10")
+    tools, choice, slider = cut(shown)
+    told = json.loads(ask(f"{address}/species/{WREN}")[1])
+    limit = told["thresholds"]["p10"]
+    assert tools.layer.url.endswith("&threshold=p10")
+    assert choice.value == "p10"
+    assert slider.value == pytest.approx(limit["value"], abs=0.00201)
+    area = " ".join(html(tools.area).replace("\u202f", "").split())
+    assert f"At or above P10 = {limit['value']:.3f}: {limit['area_km2']:.0f} km²" in area
+    labels = [label for label, _ in choice.options]
+    assert labels == [
+        "all values", *[f"{short}: {told['thresholds'][key]['value']:.3f}" for key, short in
+        (("mtp", "MTP"), ("p10", "P10"), ("lpt5", "LPT 5"), ("maxsss", "MaxSSS"))], "a value of your own",
+    ]  # fmt: skip
+    cut_tile = picture(tools.layer)
+    choice.value = ""
+    assert "threshold" not in tools.layer.url
+    whole = picture(tools.layer)
+    assert (cut_tile != whole).any()
+    assert ((cut_tile == CLEAR) == (whole == CLEAR)).all()
+    assert "All values are drawn" in html(tools.area)
+    choice.value = "maxsss"
+    assert tools.layer.url.endswith("&threshold=maxsss")
+    assert slider.value == pytest.approx(told["thresholds"]["maxsss"]["value"], abs=0.00201)
+
+
+def test_what_the_page_sends_back_is_no_move(shown):
+    shown.add_species("Wrentit")
+    tools, choice, slider = cut(shown)
+    for at, threshold in ((None, None), ("p10", "p10"), (0.3333, "0.3333")):
+        tools.cut(at)
+        steps = slider.value / slider.step
+        assert steps == pytest.approx(round(steps), abs=1e-6)  # else the page would move it there
+        slider.set_state({"value": slider.value + 1e-12})
+        assert tools.threshold == threshold
+    assert choice.value == "own"
+
+
+def test_the_slider_cuts_at_any_value(shown, address):
+    shown.add_species("Wrentit")
+    tools, choice, slider = cut(shown)
+    assert "threshold" not in tools.layer.url
+    slider.value = 0.5
+    assert (choice.value, tools.threshold) == ("own", "0.5")
+    assert tools.layer.url.endswith("&threshold=0.5")
+    stats = json.loads(ask(f"{address}/species/{WREN}/stats")[1])
+    area = " ".join(html(tools.area).replace("\u202f", "").split())
+    km2 = float(re.search(r"about (\d+) km²", area).group(1))
+    assert stats["curve"][126] - 1 <= km2 <= stats["curve"][125] + 1
+    (row,) = shown.summary(SQUARE).to_dict("records")
+    told = json.loads(ask(f"{address}/species/{WREN}/summary?threshold=0.5", SQUARE)[1])["above"]["0.5"]
+    assert (row["threshold"], row["threshold_value"]) == ("0.5", 0.5)
+    assert (row["above_km2"], row["above_share"]) == (told["area_km2"], told["share"])
+    shown.ask(*POINT)
+    assert re.search(r"(below|at or above) 0\.500 \(your threshold\)", html(shown.panel))
+    choice.value = ""
+    choice.value = "own"
+    assert tools.layer.url.endswith("&threshold=0.5")
+
+
+def test_a_value_can_be_given_and_is_checked(shown):
+    shown.add_species("Wrentit", threshold=0.25)
+    assert shown.shown["Chamaea fasciata"].threshold == "0.25"
+    shown.shown["Chamaea fasciata"].cut(None)
+    assert "threshold" not in shown.shown["Chamaea fasciata"].layer.url
+    with pytest.raises(RecordsError, match=r"the value 1\.5"):
+        shown.shown["Chamaea fasciata"].cut(1.5)
+    with pytest.raises(RecordsError, match="Name one it has, or give a value from 0 to 1"):
+        shown.split("Wrentit", "Valley Oak", threshold="p90")
+
+
+def test_a_slider_that_is_moved_asks_for_tiles_when_it_rests(shown, monkeypatch):
+    shown.add_species("Wrentit")
+    tools, _, slider = cut(shown)
+    urls = []
+    tools.layer.observe(lambda change: urls.append(change["new"]), "url")
+
+    async def move():
+        for value in (0.2, 0.3, 0.4):
+            slider.value = value
+            await asyncio.sleep(0.01)
+        assert urls == []
+        await asyncio.sleep(2 * leafmap_species.PAUSE_S)
+
+    asyncio.run(move())
+    assert [url.rsplit("&", 1)[1] for url in urls] == ["threshold=0.4"]
+
+
+def test_a_cut_at_a_lost_server_is_told_in_the_box(shown):
+    shown.add_species("Wrentit")
+    tools, choice, _ = cut(shown)
+    shown.server.address = "http://127.0.0.1:9"
+    choice.value = "p10"
+    assert 'role="alert"' in tools.area.value
+
+
+def test_a_polygon_that_is_drawn_is_summed_in_the_panel(shown):
+    def draw(event, geometry):
+        feature = {"type": "Feature", "properties": {}, "geometry": geometry}
+        sent = {"event": event, "geo_json": feature}
+        shown.draw_control._handle_leaflet_event(shown.draw_control, sent, [])
+        return " ".join(html(shown.panel).replace("\u202f", "").split())
+
+    assert draw("draw:created", SQUARE) == ""  # no species yet
+    shown.add_species("Wrentit")
+    assert draw("draw:created", {"type": "Point", "coordinates": list(POINT)}) == ""
+    said = draw("draw:created", SQUARE)
+    (row,) = shown.summary(SQUARE).to_dict("records")
+    assert f"{row['area_km2']:.0f} km² with data" in said
+    assert f"Chamaea fasciata {row['threshold_value']:.3f} {row['mean']:.3f} {row['above_km2']:.0f}" in said
+    bow_tie = {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]]}
+    assert "cannot read the polygon" in draw("draw:edited", bow_tie)
+    sea = {"type": "Polygon", "coordinates": [[[-140, 30], [-139, 30], [-139, 31], [-140, 30]]]}
+    assert "no data (not the same as absent)" in draw("draw:created", sea)
+    assert draw("draw:deleted", sea) == ""
+
+
+def test_widgets_that_are_closed_all_at_once_let_the_server_go(here_local):
+    shown = Map()
+    assert SHARED._server.users == 1
+    shown.close_all()
+    assert SHARED._server is None

@@ -1,5 +1,6 @@
 """The tile server of a notebook: found, or started once and stopped with its last user; the browser's way."""
 
+import gc
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
@@ -14,7 +16,9 @@ import pytest
 from serving import made_bundle, waited
 
 from geomap import tileserver
-from geomap.tileserver import SHARED, TileServer, TileServerError, for_browser, tile_server
+from geomap.browser_way import CODE, HUB, for_browser
+from geomap.browser_way import VARIABLE as WAY
+from geomap.tileserver import SHARED, TileServer, TileServerError, tile_server
 
 
 @pytest.fixture(scope="module")
@@ -75,19 +79,114 @@ def children():
 
 
 @pytest.mark.parametrize(
-    "address, proxy, variables, expected",
+    "address, url, variables, expected",
     [
         ("http://127.0.0.1:4711", None, {}, "http://127.0.0.1:4711"),
-        ("http://127.0.0.1:4711/", None, {tileserver.HUB: "/user/ada/"}, "/user/ada/proxy/4711"),
-        ("http://localhost:4711/maps/", None, {tileserver.HUB: "/user/ada"}, "/user/ada/proxy/4711/maps"),
-        ("http://[::1]:4711", None, {tileserver.HUB: "/user/ada/"}, "/user/ada/proxy/4711"),
-        ("https://maps.example.org/v1/", None, {tileserver.HUB: "/user/ada/"}, "https://maps.example.org/v1"),
-        ("http://127.0.0.1:4711", "/lab/proxy/{port}/", {tileserver.HUB: "/x/"}, "/lab/proxy/4711"),
+        ("http://127.0.0.1:4711/", None, {HUB: "/user/ada/"}, "/user/ada/proxy/4711"),
+        ("http://localhost:4711/maps/", None, {HUB: "/user/ada"}, "/user/ada/proxy/4711/maps"),
+        ("http://[::1]:4711", None, {HUB: "/user/ada/"}, "/user/ada/proxy/4711"),
+        (
+            "https://maps.example.org/v1/",
+            None,
+            {HUB: "/user/ada/"},
+            "https://maps.example.org/v1",
+        ),
+        ("http://127.0.0.1:4711", "/lab/proxy/{port}/", {HUB: "/x/"}, "/lab/proxy/4711"),
         ("https://maps.example.org", "/way/{port}", {}, "/way/443"),
+        ("http://127.0.0.1:4711", None, {WAY: "https://h.example/p/{port}/"}, "https://h.example/p/4711"),
+        ("http://127.0.0.1:4711", "/a/{port}", {WAY: "/b/{port}"}, "/a/4711"),
+        (
+            "http://127.0.0.1:4711",
+            None,
+            {CODE: "https://c.example/proxy/{{port}}"},
+            "https://c.example/proxy/4711",
+        ),
+        ("http://127.0.0.1:4711", None, {CODE: "./proxy/{{port}}"}, "http://127.0.0.1:4711"),
+        (
+            "http://127.0.0.1:4711",
+            None,
+            {CODE: "https://{{port}}.c.example", HUB: "/x/"},
+            "https://4711.c.example",
+        ),
     ],
 )
-def test_the_way_of_the_browser(address, proxy, variables, expected):
-    assert for_browser(address, proxy, variables) == expected
+def test_the_way_of_the_browser(address, url, variables, expected):
+    assert for_browser(address, url, variables) == expected
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """What a kernel finds that a Jupyter server started: a file beside its own; function from content."""
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", str(tmp_path / "kernel-1.json")])
+    monkeypatch.setenv("JPY_PARENT_PID", "4242")
+
+    def write(**said):
+        (tmp_path / "jpserver-4242.json").write_text(json.dumps(said))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "status, body, leads",
+    [
+        (200, b'{"status": "ok"}', True),
+        (200, b'{"status": "another"}', False),
+        (404, b"", False),
+        (403, b"", True),  # only the user may know, and this environment has jupyter-server-proxy
+        (200, b"<html>log in", True),
+    ],
+)
+def test_the_way_through_the_jupyter_server_of_the_kernel(kernel, answering, status, body, leads):
+    url = answering(status, body)
+    kernel(url=f"{url}/user/anna/", base_url="/user/anna/", token="secret")
+    way = for_browser("http://127.0.0.1:4711/maps")
+    assert way == ("/user/anna/proxy/4711/maps" if leads else "http://127.0.0.1:4711/maps")
+    assert for_browser("https://maps.example.org") == "https://maps.example.org"
+
+
+def test_without_a_jupyter_server_the_address_is_the_way(kernel, monkeypatch):
+    assert for_browser("http://127.0.0.1:4711") == "http://127.0.0.1:4711"
+    kernel(nothing=True)
+    assert for_browser("http://127.0.0.1:4711") == "http://127.0.0.1:4711"
+
+
+def test_pages_of_vs_code_have_no_host_for_paths(kernel, answering, monkeypatch):
+    url = answering(200, b'{"status": "ok"}')
+    kernel(url=url, base_url="/", token="")
+    assert for_browser("http://127.0.0.1:4711") == "/proxy/4711"
+    monkeypatch.setattr(sys.modules["__main__"], "__vsc_ipynb_file__", "map.ipynb", raising=False)
+    assert for_browser("http://127.0.0.1:4711") == "http://127.0.0.1:4711"
+
+
+def test_colab_is_asked_for_its_own_address(monkeypatch):
+    """By the form of Colab's interface; nobody has seen it in Colab."""
+    output = types.ModuleType("google.colab.output")
+    output.eval_js = lambda script: f"https://colab.example/{script}"
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    found = for_browser("http://127.0.0.1:4711", None, {})
+    assert found == "https://colab.example/google.colab.kernel.proxyPort(4711, {'cache': true})"
+
+
+@pytest.mark.parametrize("way", ["proxy/{port}", "ftp://x/{port}"])
+def test_a_way_that_depends_on_the_page_is_refused(way, monkeypatch):
+    with pytest.raises(TileServerError, match="cannot tell the browser where the tiles are"):
+        tile_server("http://127.0.0.1:9", way)
+    monkeypatch.setenv(WAY, way)
+    with pytest.raises(TileServerError, match="GEOMAP_TILE_URL"):
+        tile_server("http://127.0.0.1:9")
+
+
+def test_a_server_that_is_forgotten_is_let_go(here):
+    server = tile_server()
+    other = tile_server()
+    del server
+    gc.collect()
+    assert waited(lambda: SHARED._server.users == 1)
+    assert other.get("/healthz")
+    del other
+    gc.collect()
+    assert waited(lambda: children() == [])
 
 
 def test_links_of_the_server_are_put_behind_what_the_browser_uses():
@@ -161,7 +260,7 @@ def test_a_server_that_never_gets_ready_is_stopped(here, monkeypatch):
 def test_a_running_server_is_taken_from_the_variable(answering, monkeypatch):
     address = answering(200, json.dumps({"total": 3, "species": []}).encode())
     monkeypatch.setenv(tileserver.VARIABLE, address)
-    monkeypatch.setenv(tileserver.HUB, "/user/ada/")
+    monkeypatch.setenv(HUB, "/user/ada/")
     with tile_server() as server:
         assert (server.address, server.tiles) == (address, f"/user/ada/proxy/{address.rsplit(':', 1)[1]}")
     assert SHARED._server is None

@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 from pyproj import Transformer
 
+from benchmarks.tileserver import asked, pixels
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 LIMIT = 300  # seconds; about 20 on an idle machine
 
@@ -129,41 +131,41 @@ def test_clients_as_a_process_speak_json(answering):
     assert [json.loads(line)["bytes"] for line in done.stdout.splitlines()] == [2000, 3000]
 
 
-def test_pairs_are_random_but_the_same_in_every_run_and_fair_to_zooms(tiles):
+def test_pairs_are_random_but_the_same_in_every_run_and_fair_to_zooms():
     species = ["a", "b", "c"]
-    pairs = tiles.draw(species, 60, np.random.default_rng(4))
-    assert pairs == tiles.draw(species, 60, np.random.default_rng(4))
-    assert pairs != tiles.draw(species, 60, np.random.default_rng(5))
+    pairs = asked.draw(species, 60, np.random.default_rng(4))
+    assert pairs == asked.draw(species, 60, np.random.default_rng(4))
+    assert pairs != asked.draw(species, 60, np.random.default_rng(5))
     assert len(set(pairs)) == 60
     assert Counter(tile[0] for _, tile in pairs) == dict.fromkeys(range(5, 11), 10)
-    many = tiles.draw(species, 1000, np.random.default_rng(4))  # more than the coarse zooms have
+    many = asked.draw(species, 1000, np.random.default_rng(4))  # more than the coarse zooms have
     assert len(set(many)) == 1000
-    assert Counter(tile[0] for _, tile in many)[5] == 3 * len(tiles.tiles_of(5))
+    assert Counter(tile[0] for _, tile in many)[5] == 3 * len(asked.tiles_of(5))
 
 
 @pytest.mark.parametrize("zoom", range(5, 11))
-def test_tiles_cover_the_box(tiles, zoom):
+def test_tiles_cover_the_box(zoom):
     """Every place in the box lies on a tile, and every tile but those at the rim lies in the box."""
-    west, south, east, north = tiles.BOX
+    west, south, east, north = asked.BOX
     rng = np.random.default_rng(zoom)
     places = rng.uniform((west, south), (east, north), (2000, 2))
     x, y = Transformer.from_crs("EPSG:3310", "EPSG:3857", always_xy=True).transform(*places.T)
-    side = 2 * tiles.HALF / 2**zoom
-    on = set(zip(((x + tiles.HALF) // side).astype(int), ((tiles.HALF - y) // side).astype(int), strict=True))
-    there = {tile[1:] for tile in tiles.tiles_of(zoom)}
+    side = 2 * asked.HALF / 2**zoom
+    on = set(zip(((x + asked.HALF) // side).astype(int), ((asked.HALF - y) // side).astype(int), strict=True))
+    there = {tile[1:] for tile in asked.tiles_of(zoom)}
     assert on <= there
     assert len(there) * side**2 < 2.5 * (east - west) * (north - south) / 0.64 + 6 * side**2
 
 
-def test_paths_of_both_servers_name_the_same_tile(tiles):
+def test_paths_of_both_servers_name_the_same_tile():
     pairs = [("quercus-lobata", (6, 10, 24))]
-    assert tiles.at_ours(pairs, "g", "/value") == [
+    assert asked.at_ours(pairs, "g", "/value") == [
         "/species/quercus-lobata/tiles/WebMercatorQuad/6/10/24/value?grid=g"
     ]
-    assert tiles.at_stock(pairs, "g", ".npy") == ["/g/quercus-lobata/tiles/WebMercatorQuad/6/10/24.npy"]
+    assert asked.at_stock(pairs, "g", ".npy") == ["/g/quercus-lobata/tiles/WebMercatorQuad/6/10/24.npy"]
 
 
-def compared(tiles, ours, stock):
+def compared(ours, stock):
     """What `differences` says of values (h, w), NaN for nodata."""
     png, npy = io.BytesIO(), io.BytesIO()
     levels = np.where(np.isnan(ours), 255, np.rint(np.nan_to_num(ours) * 250)).astype(np.uint8)
@@ -172,25 +174,25 @@ def compared(tiles, ours, stock):
     np.save(
         npy, np.stack([np.nan_to_num(stock, nan=-9999), np.where(np.isnan(stock), -most, most)]).astype("f4")
     )
-    return tiles.differences(png.getvalue(), npy.getvalue())
+    return pixels.differences(png.getvalue(), npy.getvalue())
 
 
-def test_pixels_are_compared_to_a_step_and_to_their_neighbours(tiles):
+def test_pixels_are_compared_to_a_step_and_to_their_neighbours():
     rng = np.random.default_rng(0)
     cells = rng.random((16, 16))
     cells[:4, :4] = np.nan
     values = np.kron(cells, np.ones((4, 4)))
     none = {"data_differs": 0, "value_differs": 0, "beyond_a_pixel": 0}
-    assert compared(tiles, values, values) == {"pixels": 64 * 64 - 256, **none}
-    moved = compared(tiles, np.roll(values, 1, axis=1)[:, 1:], values[:, 1:])
+    assert compared(values, values) == {"pixels": 64 * 64 - 256, **none}
+    moved = compared(np.roll(values, 1, axis=1)[:, 1:], values[:, 1:])
     assert moved["data_differs"] == 16  # the right edge of what has no data
     assert 600 < moved["value_differs"] < 16 * 64
     assert moved["beyond_a_pixel"] == 0
-    far = compared(tiles, np.roll(values, 8, axis=1), values)
+    far = compared(np.roll(values, 8, axis=1), values)
     assert far["beyond_a_pixel"] > 1000
     other = values.copy()
     other[40, 40] = np.nan
-    lost = compared(tiles, other, values)
+    lost = compared(other, values)
     assert (lost["data_differs"], lost["beyond_a_pixel"]) == (1, 1)
 
 
@@ -217,7 +219,7 @@ def test_the_quick_mode_measures_everything(repository, tiles, tmp_path):
     assert set(result["met"]) == set(result["targets"]) == {*tiles.AT_LEAST, *tiles.AT_MOST}
     assert all(result[name] > 0 for name in tiles.AT_LEAST)
     assert (result["stored"], result["live"], result["shipped"]) == (3, 6, False)
-    for crs in tiles.GRIDS:
+    for crs in asked.GRIDS:
         assert result["met"][f"unexplained_{crs}"], result["differences"]
         assert result["differences"][f"{crs}_fine"]["pixels"] > 10_000
         assert result["legs"][f"stock_{crs}"]["kb"] > 0.5

@@ -47,6 +47,17 @@ def test_tilejson_leads_to_tiles_with_the_map(client):
     assert client.get(document["legend"]).headers["content-type"] == "image/png"
 
 
+def test_tilejson_hands_its_threshold_on_to_the_tiles(client):
+    document = client.get(f"/species/{POPPY}/tilejson.json?threshold=p10").json()
+    assert "threshold=p10" in document["tiles"][0]
+    address = document["tiles"][0].format(z=6, x=10, y=24)
+    plain = client.get(f"/species/{POPPY}/tilejson.json").json()["tiles"][0].format(z=6, x=10, y=24)
+    assert client.get(address).content != client.get(plain).content
+    assert client.get(document["legend"]).status_code == 200  # a legend shows all values
+    answer = client.get(f"/species/{POPPY}/tilejson.json?threshold=p90")
+    assert (answer.status_code, answer.json()["what"]) == (422, "cannot cut the map")
+
+
 def test_zoom_goes_as_far_as_the_cells(client):
     chosen = client.app.state.served.shown.find(POPPY)
     zoom = ogc.native_zoom(chosen)
@@ -126,7 +137,7 @@ def test_openapi_describes_every_route_with_all_its_statuses(client):
             assert "HTTPValidationError" not in json.dumps(operation), path
     tile = document["paths"]["/species/{species}/tiles/{tms}/{z}/{x}/{y}.{format}"]["get"]
     assert {p["name"] for p in tile["parameters"]} == {
-        "species", "tms", "z", "x", "y", "format", "grid", "group", "layer", "colormap", "v",
+        "species", "tms", "z", "x", "y", "format", "grid", "group", "layer", "colormap", "threshold", "v",
     }  # fmt: skip
     assert set(tile["responses"]) == {"200", "304", "404", "422", "503"}
 

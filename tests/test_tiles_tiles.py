@@ -9,11 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
-from serving import FINCH, OAK, POPPY, TILE, entries, made_bundle, opened, waited
+from serving import FINCH, OAK, POPPY, SQUARE, TILE, entries, made_bundle, opened, waited
 
+from geomap.cog import GAP
 from geomap.colour import CLEAR, STEPS, palette
-from tiles import paint, routes_compare
+from tiles import cuts, paint, routes_compare
 from tiles.headers import FOREVER, MINUTES
+from tiles.warp import Tile
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,55 @@ def test_colour_maps_by_choice(client, poppy, colormap):
         seen = expected[..., 3] > 0
         assert (rgba[seen] == expected[seen]).all()
         assert (rgba[~seen][:, 3] == 0).all()
+
+
+def steps_of(poppy):
+    """Steps of the cells under the pixels of the tile, by the way that the engine takes."""
+    warp = paint.WARPS.get(paint.cells_of(poppy), Tile("WebMercatorQuad", 6, 10, 24, 256))
+    return warp.take(poppy.steps(warp.window, warp.level, 0), GAP)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+@pytest.mark.parametrize("threshold", ["p10", "maxsss", "0.61", "0.6103", "0"])
+def test_below_a_threshold_lies_the_lightest_colour_and_no_data_stays_clear(client, poppy, threshold, kind):
+    limits = poppy.about.thresholds
+    value = limits[threshold].value if threshold in limits else float(threshold)
+    values = steps_of(poppy) / 10_000
+    there = steps_of(poppy) != GAP
+    plain = paint.tile_levels(poppy, "WebMercatorQuad", 6, 10, 24)
+    expected = np.where(
+        there & (values < value - 1e-9), 0, np.where(there, np.maximum(plain, value > 0), CLEAR)
+    )
+    answer = client.get(f"/species/{POPPY}/tiles/{TILE}.{kind}?threshold={threshold}")
+    assert answer.status_code == 200
+    rgba = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGBA"))
+    assert (rgba[there] == palette()[expected[there]]).all()
+    assert (rgba[~there][:, 3] == 0).all()
+    if value > 0:
+        assert 0 < (expected[there] == 0).mean() < 1
+    else:
+        assert (expected == plain).all()
+
+
+def test_a_threshold_says_the_same_in_tiles_at_a_place_and_in_a_polygon(client, poppy):
+    limit = poppy.about.thresholds["p10"].value
+    cut = paint.cut_table(cuts.cut_of(poppy.about, 0, "p10"))
+    assert (cut[round(limit * 10_000)] > 0, cut[round(limit * 10_000) - 1], cut[GAP]) == (True, 0, CLEAR)
+    by_name = client.get(f"/species/{POPPY}/tiles/{TILE}.png?threshold=p10")
+    by_value = client.get(f"/species/{POPPY}/tiles/{TILE}.png?threshold={limit}")
+    assert by_name.content == by_value.content
+    assert by_name.headers["etag"] == by_value.headers["etag"]
+    told = client.post(f"/species/{POPPY}/summary?threshold={limit}", json=SQUARE).json()["above"]
+    assert told[str(limit)] == told["p10"]
+    assert 0 < told["p10"]["share"] < 1
+
+
+def test_a_threshold_is_refused_with_those_that_there_are(client):
+    answer = client.get(f"/species/{POPPY}/tiles/{TILE}.png?threshold=p90").json()
+    assert answer["found"] == "no threshold 'p90' of the layer suitability"
+    assert answer["change"] == "Give mtp, p10, lpt5, maxsss or a value from 0 to 1."
+    answer = client.post(f"/species/{POPPY}/summary?threshold=2", json=SQUARE)
+    assert (answer.status_code, answer.json()["found"]) == (422, "threshold 2")
 
 
 @pytest.mark.parametrize("tile", [TILE, "WorldCRS84Quad/5/10/9"])
@@ -97,6 +148,8 @@ def test_an_etag_tells_tiles_apart(client):
         f"/species/{POPPY}/tiles/{TILE}.webp",
         f"/species/{POPPY}/tiles/{TILE}/value",
         f"/species/{POPPY}/tiles/{TILE}.png?colormap=greys",
+        f"/species/{POPPY}/tiles/{TILE}.png?threshold=p10",
+        f"/species/{POPPY}/tiles/{TILE}.png?threshold=0.5",
         f"/species/{POPPY}/tiles/WebMercatorQuad/6/10/25.png",
         f"/species/{OAK}/tiles/{TILE}.png",
     ]

@@ -19,11 +19,14 @@ from geomap.colour import RAMPS
 from tiles.errors import NotServedError, QueryError
 from tiles.headers import FOREVER, MINUTES, digest, is_known
 from tiles.maps import About
-from tiles.parameters import ID, MAXZOOM, NAME, TMS, VERSION, check_names, matches
+from tiles.parameters import ID, MAXZOOM, NAME, THRESHOLD, TMS, VERSION, check_names, matches
 from tiles.served import Finished, Served
 
 WHAT = "cannot draw the tile"
-FORMS = {"grid": NAME, "group": NAME, "layer": NAME, "colormap": "|".join(RAMPS), "v": VERSION}
+FORMS = {
+    "grid": NAME, "group": NAME, "layer": NAME, "colormap": "|".join(RAMPS), "threshold": THRESHOLD,
+    "v": VERSION,
+}  # fmt: skip
 RENDERING = "1"  # part of every ETag: to be raised when the same map is drawn otherwise
 INTEGER = r"-?[0-9]{1,9}"
 

@@ -65,7 +65,9 @@ def bounds(chosen: SpeciesMap) -> tuple[float, float, float, float]:
     return (west, south, east, north) if west < east else (-180.0, south, 180.0, north)
 
 
-def tilejson(chosen: SpeciesMap, base: str, layer: str | None, colormap: str | None) -> dict[str, Any]:
+def tilejson(
+    chosen: SpeciesMap, base: str, layer: str | None, colormap: str | None, threshold: str | None = None
+) -> dict[str, Any]:
     """TileJSON 3.0.0 of a map.
 
     Args:
@@ -73,10 +75,12 @@ def tilejson(chosen: SpeciesMap, base: str, layer: str | None, colormap: str | N
         base: The whole address of the server.
         layer: One of its layers; the first if None.
         colormap: Name of a colour map; the default if None.
+        threshold: What the tiles are cut at; nothing if None.
     """
     about = chosen.about
     west, south, east, north = bounds(chosen)
     query = query_of(about, layer=layer, colormap=colormap)
+    tiles = query_of(about, layer=layer, colormap=colormap, threshold=threshold)
     home = f"{base}/species/{about.id}"
     zoom = native_zoom(chosen)
     return {
@@ -86,7 +90,7 @@ def tilejson(chosen: SpeciesMap, base: str, layer: str | None, colormap: str | N
         "version": "1.0.0",
         "attribution": credit(about),
         "scheme": "xyz",
-        "tiles": [f"{home}/tiles/{TMS[0]}/{{z}}/{{x}}/{{y}}.png?{query}"],
+        "tiles": [f"{home}/tiles/{TMS[0]}/{{z}}/{{x}}/{{y}}.png?{tiles}"],
         "legend": f"{home}/legend.png?{query}",
         "minzoom": 0,
         "maxzoom": zoom,

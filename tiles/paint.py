@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from geomap import colour
-from geomap.cog import GAP, to_values
+from geomap.cog import GAP, SCALE, to_values
 from geomap.colour import CLEAR
 from geomap.errors import GridError
 from geomap.grid import Window
@@ -27,7 +27,9 @@ Levels = NDArray[np.uint8]
 WARPS = Warps()  # one for the process: tiles of all maps of a grid share them
 
 
-def tile_levels(map: SpeciesMap, tms: str, z: int, x: int, y: int, band: int = 0, size: int = 256) -> Levels:
+def tile_levels(
+    map: SpeciesMap, tms: str, z: int, x: int, y: int, band: int = 0, size: int = 256, cut: int = 0
+) -> Levels:
     """A tile as palette entries.
 
     Args:
@@ -38,9 +40,11 @@ def tile_levels(map: SpeciesMap, tms: str, z: int, x: int, y: int, band: int = 0
         y: Row of the tile, from 0 in the north.
         band: Number of the layer.
         size: Pixels along a side.
+        cut: First step that is not below the threshold; 0 for none.
 
     Returns:
-        (size, size) uint8, 0..250 between the band's low and high end, `CLEAR` where there is no data.
+        (size, size) uint8, 0..250 between the band's low and high end, `CLEAR` where there is no data; with a
+        threshold 0 below it, and at least 1 from it on.
 
     Raises:
         GridError: There is no such tile or band.
@@ -53,7 +57,8 @@ def tile_levels(map: SpeciesMap, tms: str, z: int, x: int, y: int, band: int = 0
     if warp.window is None:
         return np.full((size, size), CLEAR, np.uint8)
     steps = map.steps(warp.window, warp.level, band)
-    return warp.take(level_table()[steps], CLEAR).astype(np.uint8, copy=False)
+    table = cut_table(cut) if cut else level_table()
+    return warp.take(table[steps], CLEAR).astype(np.uint8, copy=False)
 
 
 def cells_of(map: SpeciesMap) -> Cells:
@@ -66,6 +71,15 @@ def level_table() -> Levels:
     """Step -> palette entry, (65536,) uint8: that of the step's value in a file, `CLEAR` for `GAP`."""
     steps = np.arange(GAP + 1, dtype=np.uint32).astype(np.uint16)
     table: Levels = colour.levels(to_values(np.minimum(steps, 10_000)), steps != GAP)
+    return table
+
+
+@lru_cache(maxsize=64)
+def cut_table(cut: int) -> Levels:
+    """`level_table` with 0 for all steps below one, and at least 1 from it on."""
+    table = level_table().copy()
+    table[:cut] = 0
+    table[cut : SCALE + 1] = np.maximum(table[cut : SCALE + 1], 1)
     return table
 
 

@@ -38,6 +38,14 @@ Layer = Annotated[
 Version = Annotated[
     str | None, Query(pattern=f"^{VERSION}$", description="Version of the map; an old one is not found")
 ]
+THRESHOLD = r"[a-z][a-z0-9_]{0,31}|-?[0-9]{1,9}(?:\.[0-9]{1,20})?"
+Threshold = Annotated[
+    str | None,
+    Query(
+        pattern=f"^({THRESHOLD})$", examples=["p10"],
+        description="A threshold of the map by its name, or a value in the units of the layer",
+    ),
+]  # fmt: skip
 Colormap = Annotated[
     str, Query(pattern=f"^({'|'.join(RAMPS)})$", description="Colour map", examples=[DEFAULT])
 ]

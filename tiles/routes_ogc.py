@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request, Response
 
 from geomap.colour import DEFAULT
 from tiles import ogc
+from tiles.cuts import cut_of
 from tiles.describe import origin
 from tiles.errors import refusals
 from tiles.headers import kept, kept_json
 from tiles.lean import band_of
-from tiles.parameters import Colormap, GridName, GroupName, Layer, Species
+from tiles.parameters import Colormap, GridName, GroupName, Layer, Species, Threshold
 from tiles.routes_tiles import Tms
 from tiles.served import Served
 
@@ -32,15 +33,15 @@ def _add_maps(api: APIRouter, served: Served) -> None:
     @api.get("/species/{species}/tilejson.json", summary="TileJSON", responses=ANSWERS)
     async def tilejson(
         request: Request, species: Species, grid: GridName = None, group: GroupName = None,
-        layer: Layer = None, colormap: Colormap = DEFAULT,
+        layer: Layer = None, colormap: Colormap = DEFAULT, threshold: Threshold = None,
     ) -> Response:  # fmt: skip
         """Address, bounds and zoom levels of a map's coloured tiles, for Leaflet, MapLibre, QGIS."""
 
         def work() -> dict[str, Any]:
             chosen = served.shown.find(species, grid, group)
-            band_of(chosen.about, layer)
+            cut_of(chosen.about, band_of(chosen.about, layer), threshold)
             color = None if colormap == DEFAULT else colormap
-            return ogc.tilejson(chosen, origin(request), layer, color)
+            return ogc.tilejson(chosen, origin(request), layer, color, threshold)
 
         return kept_json(request, await served.gate.run(work))
 

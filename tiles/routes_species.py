@@ -14,7 +14,7 @@ from tiles.errors import NotServedError, refusals
 from tiles.headers import kept, kept_json
 from tiles.lean import band_of
 from tiles.maps import About, SpeciesMap
-from tiles.parameters import GridName, GroupName, Lat, Layer, Lon, Species, Version, place
+from tiles.parameters import GridName, GroupName, Lat, Layer, Lon, Species, Threshold, Version, place
 from tiles.served import Served
 
 ANSWERS = refusals(404, 422, 503)
@@ -168,7 +168,7 @@ def _add_questions(api: APIRouter, served: Served) -> None:
     )  # fmt: skip
     async def summary(
         request: Request, species: Species, grid: GridName = None, group: GroupName = None,
-        layer: Layer = None,
+        layer: Layer = None, threshold: Threshold = None,
     ) -> Response:  # fmt: skip
         """Area-weighted mean, extremes, and area at or above each threshold in a GeoJSON polygon."""
         polygon = await read_polygon(request, served.settings)
@@ -177,7 +177,7 @@ def _add_questions(api: APIRouter, served: Served) -> None:
             from tiles.zonal import summarise
 
             chosen = served.shown.find(species, grid, group)
-            return summarise(chosen, polygon, band_of(chosen.about, layer))
+            return summarise(chosen, polygon, band_of(chosen.about, layer), threshold)
 
         return kept_json(request, await served.gate.run(work))
 

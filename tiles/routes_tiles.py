@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path
 
 from geomap.colour import DEFAULT
+from tiles.cuts import cut_of
 from tiles.errors import QueryError, refusals
 from tiles.lean import WHAT, LeanRoute, LeanTiles, Plan, band_of, parse_species, parse_tile
 from tiles.maps import About
@@ -19,11 +20,13 @@ from tiles.parameters import (
     GroupName,
     Layer,
     Species,
+    Threshold,
     Version,
 )  # fmt: skip
 from tiles.routes_species import check_version
 from tiles.served import Served
 
+COLOURED = frozenset({"grid", "group", "layer", "colormap", "threshold", "v"})
 MEDIA = {"png": "image/png", "webp": "image/webp"}
 Tms = Annotated[str, Path(pattern=f"^({'|'.join(TMS)})$", description="Tile matrix set", examples=[TMS[0]])]
 Zoom = Annotated[int, Path(ge=0, le=MAXZOOM, description="Zoom level", examples=[6])]
@@ -52,7 +55,7 @@ def add_tiles(app: FastAPI, served: Served) -> None:
         ),
         LeanRoute(
             "/species/{species}/tiles/{tms}/{z}/{x}/{y}.{format}", colour_tile,
-            LeanTiles(served, _colours(served), frozenset({"grid", "group", "layer", "colormap", "v"})),
+            LeanTiles(served, _colours(served), COLOURED),
             summary="Tile in colours", responses=pictures(*MEDIA.values()), tags=["tiles"],
         ),
     ]  # fmt: skip
@@ -61,10 +64,12 @@ def add_tiles(app: FastAPI, served: Served) -> None:
 
 def colour_tile(
     species: Species, tms: Tms, z: Zoom, x: Column, y: Row, format: Format, grid: GridName = None,
-    group: GroupName = None, layer: Layer = None, colormap: Colormap = DEFAULT, v: Version = None,
+    group: GroupName = None, layer: Layer = None, colormap: Colormap = DEFAULT,
+    threshold: Threshold = None, v: Version = None,
 ) -> None:  # fmt: skip
     """A tile of 256 x 256 pixels with the colours of the legend, clear where there is no data.
 
+    With a threshold, cells below it take the lightest colour, as on the page: no data stays another thing.
     With the current version `v` in its address it stays true for ever; with an old one it is not found.
     """
 
@@ -83,17 +88,18 @@ def _colours(served: Served) -> Any:
             raise QueryError(WHAT, f"format {kind[:20]!r}", f"Ask for .{' or .'.join(MEDIA)}.")
         colormap = query.get("colormap", DEFAULT)
         about, tile, band = _asked(served, path, query)
+        cut = cut_of(about, band, query.get("threshold"))
 
         def draw() -> bytes:
             from tiles import paint
 
             chosen = served.shown.map_of(about)
-            levels = paint.tile_levels(chosen, *tile, band)
+            levels = paint.tile_levels(chosen, *tile, band, 256, cut)
             return (
                 paint.encode_png(levels, colormap) if kind == "png" else paint.encode_webp(levels, colormap)
             )
 
-        return Plan(_identity(about, tile, band, colormap, kind), draw, MEDIA[kind], "v" in query)
+        return Plan(_identity(about, tile, band, colormap, kind, cut), draw, MEDIA[kind], "v" in query)
 
     return plan
 

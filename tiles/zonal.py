@@ -20,6 +20,7 @@ from geomap.colour import STEPS
 from geomap.errors import GridError
 from geomap.grid import Window
 from geomap.projection import areas_km2, crossings_lonlat, world_width
+from tiles.cuts import first_step, value_of
 from tiles.lru import Lru
 from tiles.maps import Band, SpeciesMap
 from tiles.paint import cell_at, cells_of, level_table
@@ -38,7 +39,9 @@ Floats = NDArray[np.float64]
 _areas: Lru[Floats] = Lru(64 << 20, lambda areas: areas.nbytes)
 
 
-def summarise(map: SpeciesMap, polygon: shapely.Geometry, band: int = 0) -> dict[str, Any]:
+def summarise(
+    map: SpeciesMap, polygon: shapely.Geometry, band: int = 0, threshold: str | None = None
+) -> dict[str, Any]:
     """Sums over the cells whose centre lies in a polygon.
 
     Args:
@@ -46,6 +49,7 @@ def summarise(map: SpeciesMap, polygon: shapely.Geometry, band: int = 0) -> dict
         polygon: Polygon or multipolygon, longitude and latitude in degrees WGS 84; longitudes may run on
             beyond 180.
         band: Number of the layer.
+        threshold: One besides those of the map, by its value; see tiles.cuts.
 
     Returns:
         `cells` with data, their `area_km2`, `nodata_km2` of cells inside that have none, `mean` weighted by
@@ -54,12 +58,15 @@ def summarise(map: SpeciesMap, polygon: shapely.Geometry, band: int = 0) -> dict
 
     Raises:
         GridError: No polygon, an empty one, or not on earth.
+        QueryError: The layer has no such threshold.
         MapError: The file is missing or corrupt.
         FieldError: The embedding field is damaged.
     """
     _require(polygon)
     where = cells_of(map)
     sums = _Sums(map, band)
+    if threshold is not None:
+        sums.limits[threshold] = value_of(map.about, band, threshold)
     for part in _on_grid(polygon, where):
         for window in _strips(_box(part, where)):
             inside = _centres_in(part, where, window)
@@ -124,7 +131,8 @@ class _Sums:
     def __init__(self, map: SpeciesMap, band: int) -> None:
         self.band: Band = map.about.bands[band]
         # Thresholds are of the species' own scores, which are the first layer.
-        self.thresholds = map.about.thresholds if band == 0 else {}
+        own = map.about.thresholds if band == 0 else {}
+        self.limits = {key: each.value for key, each in own.items() if not math.isnan(each.value)}
         self.count, self.area = np.zeros(SCALE + 1, np.int64), np.zeros(SCALE + 1)
         self.nodata_km2 = 0.0
 
@@ -153,11 +161,7 @@ class _Sums:
             "min": low,
             "max": high,
             "unit": self.band.unit,
-            "above": {
-                key: self._above(each.value, total)
-                for key, each in self.thresholds.items()
-                if not math.isnan(each.value)
-            },
+            "above": {key: self._above(value, total) for key, value in self.limits.items()},
         }
 
     def histogram(self) -> dict[str, Any]:
@@ -180,8 +184,7 @@ class _Sums:
         return self.band.low + np.arange(SCALE + 1, dtype=np.float64) * (span / SCALE)
 
     def _above(self, value: float, total: float) -> dict[str, float]:
-        first = max(0, math.ceil((value - self.band.low) / (self.band.high - self.band.low) * SCALE - 1e-6))
-        area = float(self.area[first:].sum())
+        area = float(self.area[first_step(value, self.band) :].sum())
         return {"value": value, "area_km2": round(area, 3), "share": round(area / total, 6) if total else 0.0}
 
 

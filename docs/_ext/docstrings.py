@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ForwardRef, TypeVar
 
 from docutils import nodes
 from sphinx import addnodes
@@ -103,6 +103,8 @@ def signature_of(thing: Any) -> tuple[str, str] | None:
     def shown(annotation: Any) -> Any:
         if annotation is inspect.Signature.empty:
             return annotation
+        if isinstance(annotation, ForwardRef):  # in a NamedTuple
+            annotation = annotation.__forward_arg__
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         return Raw(qualified(text, module))
 
@@ -140,7 +142,9 @@ def _docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
 
 
 def _skip(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
-    """Commands stand on the page of commands, with every option."""
+    """Commands stand on the page of commands; of fields of a NamedTuple only Python itself says anything."""
+    if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number"):
+        return True
     hints = getattr(thing, "__annotations__", {})
     return True if any("typer." in str(hint) for hint in hints.values()) else None
 

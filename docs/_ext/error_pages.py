@@ -87,7 +87,7 @@ def text(name: str) -> str:
         ["HTTP status of the tile server", str(status_of(cls))],
         ["raised in", ", ".join(map(module_link, modules)) or "its subclasses"],
     ]
-    return f"{plain(said)}\n\n" + table(["", ""], rows)
+    return f"{plain(said)}\n\n" + table(["of this class", ""], rows)
 
 
 def module_link(module: str) -> str:

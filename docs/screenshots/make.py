@@ -1,6 +1,7 @@
-"""Makes the pictures of the web map in this folder anew, from the shipped bundle, with the system's Chromium.
+"""Makes the pictures of maps in this folder anew, from the shipped bundle, with the system's Chromium.
 
     make screenshots
+    python docs/screenshots/make.py jupyterlab      # only these
 
 Look at them before they are committed: a picture of a map that is wrong is worse than none.
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import notebook
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
@@ -26,6 +28,7 @@ HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LARGEST = 250_000  # bytes
 PATIENCE_MS = 60_000
+LAB = "jupyterlab"  # the picture that is made by notebook.py
 DESKTOP, PHONE = (1280, 860), (390, 844)
 # Name -> size of the window, view, and what must be there before the picture is taken.
 VIEWS: dict[str, tuple[tuple[int, int], str, str]] = {
@@ -53,20 +56,24 @@ VIEWS: dict[str, tuple[tuple[int, int], str, str]] = {
 
 
 def main() -> None:
-    """Take every picture."""
-    with server() as address, sync_playwright() as playwright:
+    """Take every picture, or those that are named."""
+    names = sys.argv[1:] or [*VIEWS, LAB]
+    with sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, BROWSERS)), None)
         if found is None:
             sys.exit(f"No browser: install one of {', '.join(BROWSERS)}.")
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        for name in VIEWS:
-            file = take(browser, address, name)
-            print(f"{file} {file.stat().st_size} bytes")
+        if LAB in names:
+            save(notebook.picture(browser), LAB)
+        if views := [name for name in names if name != LAB]:
+            with server() as address:
+                for name in views:
+                    save(take(browser, address, name), name)
         browser.close()
 
 
-def take(browser: Browser, address: str, name: str) -> Path:
-    """Take one picture, without loss: a palette would put steps into the ramps."""
+def take(browser: Browser, address: str, name: str) -> bytes:
+    """One picture of the web map as PNG."""
     (width, height), view, awaited = VIEWS[name]
     size = {"width": width, "height": height}
     page = browser.new_page(viewport=size, reduced_motion="reduce", has_touch=width < 500)  # type: ignore[arg-type]
@@ -76,15 +83,21 @@ def take(browser: Browser, address: str, name: str) -> Path:
     if name == "goldfinch-place":
         page.locator("summary", has_text="At a place").evaluate("each => each.scrollIntoView()")
     page.wait_for_timeout(1000)  # the outlines are drawn in the next frames
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    png = page.screenshot()
     page.close()
+    return png
+
+
+def save(png: bytes, name: str) -> None:
+    """Keep a picture, without loss: a palette would put steps into the ramps."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
     file = HERE / f"{name}.webp"
     picture.save(file, lossless=True, quality=100, method=6)
     if file.stat().st_size > LARGEST:
         sys.exit(
             f"{file} has {file.stat().st_size} bytes; more than {LARGEST} do not belong into the repository."
         )
-    return file
+    print(f"{file} {file.stat().st_size} bytes")
 
 
 @contextmanager
