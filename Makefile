@@ -5,6 +5,7 @@
 #   make check      format, lint, types, import order   make format      put format and lint right
 #   make serve      the web map and tiles on localhost  make bench       benchmarks, a JSON line each
 #   make web        build the web page (needs Node.js)  make screenshots the pictures in docs, anew
+#   make docs       the pages of docs, as HTML      make linkcheck   asks their links to other sites (network)
 #   make bundle     re-make everything shipped in geomap/bundle from $(SHARED)
 #
 # On Linux, pip's own torch brings CUDA. For the small CPU build:
@@ -17,7 +18,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := map
-.PHONY: map test test-slow check format serve web bundle bench browser screenshots
+.PHONY: map test test-slow check format serve web bundle bench browser screenshots docs linkcheck
 
 map: .venv/.core
 	$(BIN)/python -m geomap.render --species "$(SPECIES)" --out maps --overwrite
@@ -47,6 +48,16 @@ web: tiles/static/manifest.json
 screenshots: .venv/.dev web browser
 	$(BIN)/python docs/screenshots/make.py
 
+# Without network: notebooks that changed are executed first, every warning is an error, every link is followed.
+TUTORIALS := $(patsubst notebooks/%,docs/tutorials/%,$(wildcard notebooks/*.ipynb))
+docs: .venv/.dev $(TUTORIALS)
+	$(BIN)/python -m sphinx -b html -j auto -n -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+	@echo "Open $(CURDIR)/docs/_build/html/index.html"
+
+linkcheck: .venv/.dev $(TUTORIALS)
+	$(BIN)/python -m sphinx -b linkcheck -n docs docs/_build/linkcheck
+
 bundle: .venv/.core
 	$(BIN)/python -m geomap.bundle --shared $(SHARED)
 
@@ -69,7 +80,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve,notebooks]"
+	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve,notebooks,docs]"
 	@touch $@ .venv/.core .venv/.serve
 
 # The page is built anew when its packages or its sources changed; manifest.json is the last file of a build.

@@ -90,8 +90,7 @@ class Sites:
         """Positive and negative trials of some species, (n, s) float64, on the scale of independent sites.
 
         The visits of one location are not independent: those of the average location weigh as one. The
-            background of
-        a species weighs as much as its presences.
+        background of a species weighs as much as its presences.
         """
         positives, negatives = self.counts(columns)
         if self.surveyed.any():

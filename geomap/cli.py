@@ -62,7 +62,7 @@ Exit codes:
 
 Environment:
   GEOMAP_BUNDLE    Folder of encoders, fields and heads in place of the shipped one.
-  GEOMAP_TILES_*   Settings of geomap serve (docs/tile-server.md).
+  GEOMAP_TILES_*   Settings of geomap serve (docs/reference/tile-server.md).
   NO_COLOR         Set, it turns colours off; they are off where output is not a terminal, too."""
 
 # What the operating system says when a place cannot be used, and what helps.

@@ -1,10 +1,8 @@
 """Checks of a written map: it is opened again, and a map that looks wrong is refused rather than handed out.
 
 Flat maps, shifted maps and seams at the borders of processing blocks are the known silent failures of tools
-of this
-kind, so every map is held against what is known beforehand: where there is data, what was written, where the
-    records
-are, and that a block border is an accident of processing which the map must not show.
+of this kind, so every map is held against what is known beforehand: where there is data, what was written,
+where the records are, and that a block border is an accident of processing which the map must not show.
 """
 
 from __future__ import annotations

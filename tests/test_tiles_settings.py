@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_served_ends_the_start_with_2(tmp_path, workers)
 
 
 def test_every_setting_is_in_the_docs_with_its_words():
-    page = (Path(__file__).resolve().parents[1] / "docs" / "tile-server.md").read_text()
+    page = (Path(__file__).resolve().parents[1] / "docs" / "reference" / "tile-server.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith(f"| `{PREFIX}")]
     told = {row[0].strip("| `"): row[2].removesuffix(" |") for row in rows}
     assert told == {PREFIX + name.upper(): field.description for name, field in Settings.model_fields.items()}

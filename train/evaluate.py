@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    made.add_argument("--task", required=True, choices=list(TASKS))
+    made.add_argument("--task", required=True, choices=list(TASKS), help="what is measured, as above")
     made.add_argument(
         "--data", type=Path, help="observations that the run never met; default: those it held out"
     )
@@ -162,13 +162,15 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="option of the loader of --data"
     )
     made.add_argument(
-        "--split", choices=("random", "blocks", "both"), help="default: both, where the run allows it"
+        "--split",
+        choices=("random", "blocks", "both"),
+        help="how test rows are chosen; default: both, where the run allows it",
     )
     made.add_argument("--block", type=float, default=1.0, help="side of the blocks [degrees]; default 1")
     made.add_argument(
         "--buffer", type=float, default=0.0, help="kilometres between training and test; default 0"
     )
-    made.add_argument("--seeds", type=int, default=ENOUGH_SEEDS, help="default 3")
+    made.add_argument("--seeds", type=int, default=ENOUGH_SEEDS, help="repetitions; default 3")
     made.add_argument("--percent", help="shares of the labels for few-label, such as 1,10,100")
     made.add_argument("--methods", help="probe,finetune or one of them, for fgvc and few-label")
     made.add_argument("--rates", help="learning rates to choose from, such as 1e-4,1e-3")

@@ -189,19 +189,24 @@ def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; exit code 2 for what the user can mend, 130 when stopped."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         prog="python -m train.pretrain", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("recipe", help="a .toml file, or one of: " + ", ".join(shipped()))
-    parser.add_argument("--out", type=Path, help="folder of the run; default runs/RECIPE")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
-    parser.add_argument(
+    made.add_argument("recipe", help="a .toml file, or one of: " + ", ".join(shipped()))
+    made.add_argument("--out", type=Path, help="folder of the run; default runs/RECIPE")
+    made.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    made.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as training.epochs=3"
     )
-    options = parser.parse_args(argv)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; exit code 2 for what the user can mend, 130 when stopped."""
+    options = parser().parse_args(argv)
     console = Console(stderr=True)
     try:
         recipe = read_recipe(options.recipe, options.set)

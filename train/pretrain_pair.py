@@ -247,20 +247,30 @@ def _write_losses(losses: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(losses)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command; exit code 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         prog="python -m train.pretrain_pair", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("chips", type=Path, help="chip set cut by geomap.pretraining")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--epochs", type=int, default=PretrainConfig.epochs)
-    parser.add_argument("--batch", type=int, default=PretrainConfig.batch)
-    parser.add_argument("--location-epochs", type=int, default=PretrainConfig.location_epochs)
-    parser.add_argument("--location-batch", type=int, default=PretrainConfig.location_batch)
-    parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
-    parser.add_argument("--credit", default="", help="who is to be credited for the imagery")
-    options = vars(parser.parse_args(argv))
+    made.add_argument("chips", type=Path, help="chip set cut by geomap.pretraining")
+    made.add_argument("--out", type=Path, required=True, help="folder of the run")
+    for name, what in (
+        ("epochs", "passes over the places, all towers together"),
+        ("batch", "places of a step"),
+        ("location_epochs", "passes over the places, location tower alone"),
+        ("location_batch", "places of such a step"),
+        ("seed", "seed of everything random"),
+    ):
+        default = getattr(PretrainConfig, name)
+        option = f"--{name.replace('_', '-')}"
+        made.add_argument(option, type=int, default=default, help=f"{what}; default {default}")
+    made.add_argument("--credit", default="", help="who is to be credited for the imagery")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; exit code 2 for what the user can mend."""
+    options = vars(parser().parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chips, out, credit = (options.pop(name) for name in ("chips", "out", "credit"))
     try:

@@ -42,7 +42,7 @@ OBJECTIVES = {  # name -> module, configuration, model
 class DataConfig:
     """The observations of a run."""
 
-    kind: str  # a loader of train.data
+    kind: str  # a loader of train.data: a key of train.data.registry.OPENERS
     path: str = ""  # file or folder; empty for generated landscapes
     options: Mapping[str, Any] = field(default_factory=dict)  # of the loader
     augment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # view -> how training images vary
@@ -60,7 +60,7 @@ class DataConfig:
 class TrainingConfig:
     """How a run trains."""
 
-    epochs: int = 10
+    epochs: int = 10  # passes over the training observations
     batch: int = 128  # observations of a step, over all processes
     accumulate: int = 1  # parts of a step; each part is a contrast of its own
     learning_rate: float = 1e-3  # peak
@@ -71,7 +71,7 @@ class TrainingConfig:
     workers: int = 0  # processes that load data
     log_every: int = 10  # steps
     save_every: int = 200  # steps
-    seed: int = 0
+    seed: int = 0  # of weights, splits, batches and augmentation
 
     def __post_init__(self) -> None:
         bad = [
@@ -92,11 +92,11 @@ class TrainingConfig:
 class Recipe:
     """A whole run."""
 
-    objective: str
+    objective: str  # a key of OBJECTIVES: crisp, birdsat-cve, birdsat-cvm, moco-geo or csp
     data: DataConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
     model: Mapping[str, Any] = field(default_factory=dict)
-    about: str = ""
+    about: str = ""  # what the recipe is for, in a line
 
     def to_table(self) -> dict[str, Any]:
         """Plain values, for the card."""
