@@ -30,9 +30,10 @@ from geomap.embed import sweep_with_bar
 from geomap.errors import FieldError, MapError, OutputError
 from geomap.field import EmbeddingField
 from geomap.grid import Grid, Window
+from geomap.imagery import open_imagery
 from geomap.layers import Layer, write_layers
 from geomap.rendering import Request, render_maps
-from geomap.target import FieldOptions, no_field
+from geomap.target import FieldOptions, kept_field, no_field
 from train.calibration import Calibration
 from train.data.images import read_picture
 from train.errors import CheckpointError
@@ -142,7 +143,8 @@ def calibration_of(encoders: ChipEncoders, request: PhotoRequest) -> Calibration
 def swept(request: PhotoRequest, month: int | None) -> EmbeddingField:
     """The grid's embeddings, taken up where an earlier call left them."""
     encoders = ChipEncoders(request.run, month, request.metres)
-    store = request.out / ".fields" / f"{request.grid.name}-{encoders.hash[:12]}.zarr"
+    imagery = open_imagery(request.imagery).id
+    store = kept_field(request.out / ".fields", request.grid, imagery, encoders.hash)
     store.parent.mkdir(parents=True, exist_ok=True)
     return sweep_with_bar(
         request.run, request.imagery, request.grid, store,

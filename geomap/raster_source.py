@@ -36,6 +36,7 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_RETRY_DELAY": 1,
 }
 ACROSS = 1.5  # raster pixels at least across a pixel read from an overview
+PIECE, PIECES = 2**16, 32  # bytes in a piece, and pieces, that tell a file from another of its name and size
 STRIP = 2**24  # pixels that are averaged at a time where overviews are missing
 
 
@@ -207,12 +208,29 @@ def _ground_size(pixels: Pixels) -> float:
 
 
 def _identity(raster: Any, uri: str, indexes: tuple[int, ...]) -> str:
-    """File name and a digest of what tells files apart without the folder or the time they were written."""
+    """File name and a digest of what tells files apart without the folder or the time they were written.
+
+    Of a file on this machine some of the bytes go in, too: a mosaic that was made anew has other pixels, but
+    often the size and layout of the one before.
+    """
     name = uri.rstrip("/").rsplit("/", 1)[-1]
-    size = Path(uri).stat().st_size if Path(uri).is_file() else None
+    size, sample = _sampled(Path(uri)) if Path(uri).is_file() else (None, None)
     layout = [raster.crs.to_wkt(), list(raster.transform)[:6], raster.shape, raster.dtypes, raster.nodatavals]
-    digest = hashlib.sha256(json.dumps([name, size, indexes, layout], default=str).encode()).hexdigest()
+    digest = hashlib.sha256(
+        json.dumps([name, size, sample, indexes, layout], default=str).encode()
+    ).hexdigest()
     return f"{name}#{digest[:16]}"
+
+
+def _sampled(path: Path) -> tuple[int, str]:
+    """Size of a file [bytes], and a digest of its bytes: all of a small file, 2 MiB of a large one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in sorted({round(part * max(size - PIECE, 0) / (PIECES - 1)) for part in range(PIECES)}):
+            file.seek(start)
+            digest.update(file.read(PIECE))
+    return size, digest.hexdigest()
 
 
 def _read_pixels(

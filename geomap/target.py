@@ -7,6 +7,7 @@ or refused.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +170,18 @@ def no_field(grid: Grid) -> str:
     return f"cannot render on the grid {grid.name}"
 
 
+def kept_field(cache: Path, grid: Grid, *made_of: str) -> Path:
+    """Where a field that was encoded on the way is kept: another path for whatever else it is made of.
+
+    Args:
+        cache: Folder of such fields.
+        grid: The cells.
+        made_of: Identity of the imagery, and of encoders that are not the bundle's.
+    """
+    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()
+    return cache / f"{grid.name}-{digest[:12]}.zarr"
+
+
 def _encode(
     grid: Grid, options: FieldOptions, catalog: Catalog, progress: Callable[[Any], None] | None
 ) -> EmbeddingField:
@@ -179,7 +192,7 @@ def _encode(
     assert options.imagery is not None
     encoders = catalog.bundle / "encoders"
     imagery = open_imagery(options.imagery)
-    out = options.cache / f"{grid.name}-{imagery.id[:12]}.zarr"
+    out = kept_field(options.cache, grid, imagery.id)
     if out.exists():
         try:
             kept = open_field(out)

@@ -210,6 +210,21 @@ def test_every_image_of_a_batch_changes_in_its_own_way():
     assert mirrored + sum(torch.equal(each, images[0]) for each in flipped) == 20
 
 
+def test_some_images_lose_their_colour_as_grey_files_have():
+    colours = torch.randint(0, 256, (300, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, 8, 8)
+    how = Augmentation(crop=1.0, jitter=0.0, grey=0.3)
+    made = augment_batch(colours, how)
+    lost = torch.tensor([bool((each[0] == each).all()) for each in made])
+    assert 0.2 < lost.float().mean() < 0.4
+    assert torch.equal(made[~lost], colours[~lost])
+    file = Image.fromarray(colours[lost][0].permute(1, 2, 0).numpy()).convert("L")
+    assert abs(int(made[lost][0, 0, 0, 0]) - int(np.asarray(file)[0, 0])) <= 1
+    bands = torch.randint(0, 256, (9, 4, 8, 8), dtype=torch.uint8)
+    assert torch.equal(augment_batch(bands, Augmentation(crop=1.0, flip=False, jitter=0.0, grey=1.0)), bands)
+    with pytest.raises(SpecError, match=r"grey in \[0, 1\]"):
+        Augmentation(grey=1.5)
+
+
 def test_batches_are_what_collated_items_are():
     data = Landscape(0, World(species=4, pixels=16)).observations(12)
     part = Selection(data, [7, 3, 9, 1])

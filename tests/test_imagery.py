@@ -397,6 +397,17 @@ def test_identity_does_not_depend_on_the_folder(tmp_path):
     assert first != open_imagery(copy).id
 
 
+def test_other_pixels_in_a_file_of_the_same_name_and_size_are_other_imagery(tmp_path):
+    """Otherwise a field kept from the mosaic before would be taken for one of the new mosaic."""
+    path, values = tmp_path / "r.tif", noise((600, 700))
+    ids, sizes = [], []
+    for image in (values, values[..., ::-1], values):
+        write_raster(path, "EPSG:3310", (0, 0, 700, 600), (600, 700), 2, image)
+        ids.append(open_imagery(path).id)
+        sizes.append(path.stat().st_size)
+    assert ids[0] == ids[2] != ids[1] and len(set(sizes)) == 1
+
+
 def test_a_url_reads_as_the_file_does(tmp_path):
     path = write_raster(
         tmp_path / "r.tif", "EPSG:3857", (0, 0, 512_000, 512_000), (512, 512), 3, noise((512, 512), 3),

@@ -142,6 +142,82 @@ def test_seasonal_species_have_seasons():
     np.testing.assert_allclose(steady.truth(at, 1), steady.truth(at, 7), atol=1e-12)
 
 
+RANGES = {"species": 6, "environment": 4, "pixels": 16, "seasonal": 0.0, "range_spread": 0.5}
+
+
+def middle_of_range(land, species):
+    """Mean place of a species, weighted by its true share."""
+    lonlat, maps = land.truth_map(60, 60)
+    return (lonlat * maps[species][..., None]).sum(axis=(0, 1)) / maps[species].sum()
+
+
+def test_ranges_bound_species_and_leave_the_land_as_it_is():
+    free, bound = Landscape(5, World(**(RANGES | {"range_spread": 0.0}))), Landscape(5, World(**RANGES))
+    at = scattered(300, world=bound.world)
+    np.testing.assert_array_equal(free.environment(at), bound.environment(at))
+    np.testing.assert_array_equal(free.chips(at[:5]), bound.chips(at[:5]))
+
+    def spread(land, species):
+        lonlat, maps = land.truth_map(60, 60)
+        away = ((lonlat - middle_of_range(land, species)) ** 2).sum(axis=-1)
+        return np.sqrt((away * maps[species]).sum() / maps[species].sum())
+
+    widths = np.array([[spread(land, species) for land in (free, bound)] for species in range(6)])
+    assert widths[:, 1].mean() < 0.75 * widths[:, 0].mean()
+
+
+def test_what_ranges_and_migration_say_is_what_is_observed():
+    """Shares over the year and in a month are those of the observations, as without ranges."""
+    land = Landscape(5, World(**(RANGES | {"migration": 3.0, "seasonal": 0.5})))
+    data = land.observations(40_000, 7, views=())
+    p = land.truth(data.place)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+    strongest = p.argmax(axis=1)
+    for species in np.unique(strongest):
+        here = strongest == species
+        seen = np.bincount(data.label[here], minlength=6) / here.sum()
+        assert np.abs(seen - p[here].mean(axis=0)).max() < 4 / np.sqrt(here.sum())
+    for month in (1, 7):
+        now = data.date[:, 0] == month
+        seen = np.bincount(data.label[now], minlength=6) / now.sum()
+        assert np.abs(seen - land.truth(data.place[now], month).mean(axis=0)).max() < 2 / np.sqrt(now.sum())
+
+
+def test_migrants_are_further_north_in_july():
+    land = Landscape(5, World(**(RANGES | {"migration": 3.0})))
+    data = land.observations(20_000, views=())
+    winter, summer = (np.isin(data.date[:, 0], months) for months in ([12, 1, 2], [6, 7, 8]))
+    north = [[data.place[(data.label == k) & then, 1].mean() for then in (winter, summer)] for k in range(6)]
+    assert (np.diff(north, axis=1) > 0.3).all()
+    steady = Landscape(5, World(**RANGES))
+    at = scattered(50, world=steady.world)
+    np.testing.assert_allclose(steady.truth(at, 1), steady.truth(at, 7), atol=1e-12)
+
+
+def test_the_mosaic_is_the_chips_edge_to_edge():
+    world = World(
+        species=4, environment=3, pixels=16, bands=3, west=-120.02, east=-119.7, south=38.0, north=38.2
+    )
+    land = Landscape(1, world)
+    pixels, (west, south, east, north) = land.mosaic()
+    assert pixels.dtype == np.uint8 and pixels.shape == (3, 4 * 16, 7 * 16)
+    assert (west, south, east, north) == pytest.approx((-120.05, 38.0, -119.7, 38.2))
+    chip = land.chips(np.array([[-120.01, 38.19], [-119.71, 38.01]]))
+    np.testing.assert_array_equal(pixels[:, :16, :16], chip[0])
+    np.testing.assert_array_equal(pixels[:, -16:, -16:], chip[1])
+
+
+def test_a_survey_reads_what_observations_read(land):
+    data = land.observations(20, views=["aerial"])
+    found = land.survey(data.place)
+    assert found.views == ("aerial", "lonlat") and (found.label == -1).all() and found.classes == land.classes
+    np.testing.assert_array_equal(found.tile, data.tile)
+    np.testing.assert_array_equal(found.place, data.place)
+    batches = [each.batch(np.arange(20))["aerial"] for each in (found, data)]
+    assert torch.equal(*batches)
+    assert found.digest == land.survey(data.place).digest != land.survey(data.place[:5]).digest
+
+
 def test_observations_of_one_tile_share_its_chip(land):
     data = land.observations(1500, views=["aerial"])
     tiles, counts = np.unique(data.tile, return_counts=True)
@@ -225,6 +301,8 @@ def test_recipes_open_landscapes_by_options():
         lambda: World(finest=5.0, coarsest=1.0),
         lambda: World(city_share=1.5),
         lambda: World(photo_noise=-1),
+        lambda: World(range_spread=-1),
+        lambda: World(migration=1.0),
         lambda: Landscape(0, SMALL).observations(0),
         lambda: Landscape(0, SMALL).observations(5, views=["sound"]),
         lambda: Landscape(0, SMALL).truth(scattered(2), 13),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ def test_a_cell_is_the_cosine_of_its_chip_and_the_mean_photo(runs, imagery, phot
     assert valid.all()
     alone = encoders.model.encode("aerial", {"aerial": torch.from_numpy(image[None])})[0].detach().numpy()
     assert values[0, row, col] == pytest.approx(float(alone @ query), abs=0.03)  # int8 of the field
+
+
+def test_other_imagery_in_the_same_folder_gives_its_own_map(runs, imagery, photos, grid, tmp_path):
+    """The field that is kept on the way belongs to the imagery that it was made of."""
+    first = read_all(render_photos(request_of(runs["crisp"], imagery, photos, grid, tmp_path / "a")))[0]
+    with rasterio.open(imagery) as source:
+        turned, bounds = source.read()[:, ::-1], tuple(source.bounds)
+    other = tmp_path / "turned.tif"
+    write_raster(other, "EPSG:6933", bounds, turned.shape[1:], 4, turned)
+    request = request_of(runs["crisp"], other, photos, grid, tmp_path / "a", overwrite=True)
+    second = read_all(render_photos(request))[0]
+    assert np.nanmax(np.abs(first - second)) > 0.05
+    alone = read_all(render_photos(replace(request, out=tmp_path / "b")))[0]
+    np.testing.assert_array_equal(second, alone)
 
 
 def test_workers_and_resumption_give_the_same_map(runs, imagery, photos, grid, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.splits import PARTS, RATIOS, block_split, blocks_of, label_subsets, random_split
+from train.data.splits import PARTS, RATIOS, block_split, blocks_of, label_folds, label_subsets, random_split
 from train.data.table import Selection
 from train.errors import SpecError
 from train.landscape import Landscape, World
@@ -76,6 +76,26 @@ def test_random_split_keeps_groups_together():
     assert sum(len(getattr(split, name)) for name in PARTS) == 300
     alone = groups == -1
     assert len({name for name in PARTS if alone[getattr(split, name)].any()}) > 1
+
+
+def test_folds_hold_every_class_and_keep_groups_together():
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(20), 10)
+    groups = rng.integers(0, 6, len(labels))
+    fold = label_folds(labels, groups, 3)
+    for label, group in itertools.product(range(20), range(6)):
+        assert len(np.unique(fold[(labels == label) & (groups == group)])) <= 1
+    counts = np.stack([np.bincount(labels[fold == number], minlength=20) for number in range(3)])
+    assert counts.sum() == len(labels) and counts.min() >= 1
+    assert np.ptp(counts.sum(axis=1)) < 20  # folds are about equal
+    alone = label_folds(labels, np.arange(len(labels)), 3)
+    assert np.ptp(np.stack([np.bincount(labels[alone == n]) for n in range(3)]), axis=0).max() <= 1
+    assert np.array_equal(fold, label_folds(labels, groups, 3))
+    assert not np.array_equal(fold, label_folds(labels, groups, 3, seed=1))
+    with pytest.raises(SpecError, match="Ask for 2 or more"):
+        label_folds(labels, groups, 1)
+    with pytest.raises(SpecError, match="Ask for fewer folds"):
+        label_folds(labels[:10], np.zeros(10, np.int64), 2)
 
 
 def test_two_parts_are_enough():

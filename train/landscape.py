@@ -1,10 +1,11 @@
 """Landscapes: seeded worlds whose truth is known, for tests, benchmarks and tutorials.
 
-A landscape is a box of the earth with smooth environment fields, species with Gaussian niches in them, and
-observers who prefer cities. An observation is a place, the species drawn there from the true probabilities, a
-day of that species' season, a photo of it (`train.scenery`), the aerial chip of the tile around it, and
-features of the photo as a frozen network would give them. So a learnt map can be held against the true one.
-The set-up follows methods section 7.3; it is a guide to choices and no evidence about nature.
+A landscape is a box of the earth with smooth environment fields, species with Gaussian niches in them and, if
+wished, ranges (`train.ranges`), and observers who prefer cities. An observation is a place, the species drawn
+there from the true probabilities, a day of that species' season, a photo of it (`train.scenery`), the aerial
+chip of the tile around it, and features of the photo as a frozen network would give them. So a learnt map can
+be held against the true one. The set-up follows methods section 7.3; it is a guide to choices and no evidence
+about nature.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from train import scenery
 from train.data.readers import Held, Reader
 from train.data.table import ObservationTable
 from train.errors import SpecError
+from train.ranges import Ranges
 from train.world import World as World
 
 Floats = NDArray[np.float64]
 WAVES = 48  # cosines that make up a field
 IMAGES = ("ground", "aerial", "feature")
 SOUTH_WEST = np.array([-180.0, -90.0])  # where tiles are counted from
+TILE_EDGE = 1e-6  # of a tile: an edge of the box so near to a tile's is that tile's
 DAYS = 28  # of a month, all alike
 
 
@@ -56,8 +59,10 @@ class Landscape:
         self._care = rng.gamma(0.7, 1 / 0.7, (w.species, w.environment)) / w.niche**2
         self._cities = self._uniform(w.cities, rng)
         self._commonness = np.zeros(w.species)
-        self._balance(np.exp(rng.normal(0, w.commonness, w.species)), rng)
-        self._season = self._seasons(rng)
+        abundance, at = np.exp(rng.normal(0, w.commonness, w.species)), self.places(1_500, rng)
+        homes = self._uniform(w.species, np.random.default_rng([seed, 4]))
+        self._ranges = Ranges(w, homes, rng)
+        self._balance(abundance, at)
         self._scenery = scenery.Scenery(seed, w.species, w.environment, w.bands, w.pixels, w.features)
         self.classes = tuple(f"species {number:03d}" for number in range(w.species))
 
@@ -99,9 +104,7 @@ class Landscape:
             - 2 * e @ (self._care * self._optimum).T
             + (self._care * self._optimum**2).sum(axis=1)
         )  # (n, species), sum of care * (e - optimum)²
-        logits = self._commonness - far / 2
-        if month is not None:
-            logits = logits + np.log(self._season[:, month - 1])
+        logits = self._commonness - far / 2 + self._ranges.log_presence(lonlat, month)
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
@@ -160,7 +163,7 @@ class Landscape:
         rng = np.random.default_rng([self.seed, 2, seed])
         place = self.places(n, rng)
         label = self._drawn(self.truth(place), rng)
-        month = self._drawn(self._season[label], rng) + 1
+        month = self._drawn(self._ranges.months(place, label), rng) + 1
         date = np.stack([month, rng.integers(1, DAYS + 1, n)], axis=1).astype(np.float32)
         tile = self._tiles(place)
         readers: dict[str, Reader] = {}
@@ -180,6 +183,42 @@ class Landscape:
         told = json.dumps([self.seed, asdict(self.world), n, seed, list(views)])
         digest = hashlib.sha256(told.encode()).hexdigest()
         return ObservationTable(self.classes, label, place, date, tile, readers, {}, digest)
+
+    def survey(self, lonlat: Floats) -> ObservationTable:
+        """Places as observations without a species, a photo or a date: what a sweep over them reads.
+
+        Args:
+            lonlat: (n, 2) degrees.
+
+        Returns:
+            Views aerial and lonlat; labels are -1.
+        """
+        n = len(lonlat)
+        tiles = self._tiles(lonlat)
+        readers: dict[str, Reader] = {"aerial": Held(self.chips(lonlat), np.arange(n))}
+        date = np.full((n, 2), np.nan, np.float32)
+        digest = hashlib.sha256(np.ascontiguousarray(lonlat).tobytes()).hexdigest()
+        return ObservationTable(
+            self.classes, np.full(n, -1), np.array(lonlat, float), date, tiles, readers, {}, digest
+        )
+
+    def mosaic(self) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+        """The whole box from above, the chips of its tiles edge to edge: imagery to sweep.
+
+        Returns:
+            Pixels (bands, rows, cols) uint8, north first, and west, south, east, north of their outer edges
+            [degrees], which are those of tiles and so may lie a little outside the box.
+        """
+        w = self.world
+        low = np.floor((np.array([w.west, w.south]) - SOUTH_WEST) / w.tile + TILE_EDGE).astype(np.int64)
+        high = np.ceil((np.array([w.east, w.north]) - SOUTH_WEST) / w.tile - TILE_EDGE).astype(np.int64)
+        rows, cols = np.arange(high[1] - 1, low[1] - 1, -1), np.arange(low[0], high[0])
+        tiles = (rows[:, None] * self._across + cols).ravel()
+        chips = self._scenery.chips(tiles, self.environment(self._centres(tiles)), w.chip_noise)
+        laid = chips.reshape(len(rows), len(cols), w.bands, w.pixels, w.pixels).transpose(2, 0, 3, 1, 4)
+        (west, south), (east, north) = (SOUTH_WEST + w.tile * edge for edge in (low, high))
+        shape = (w.bands, len(rows) * w.pixels, len(cols) * w.pixels)
+        return laid.reshape(shape), (float(west), float(south), float(east), float(north))
 
     def chips(self, lonlat: Floats) -> NDArray[np.uint8]:
         """The aerial chips at places, (n, bands, pixels, pixels) uint8, as a sweep over a grid reads them."""
@@ -207,20 +246,11 @@ class Landscape:
         lat = np.degrees(np.arcsin(rng.uniform(low, high, n)))
         return np.stack([rng.uniform(w.west, w.east, n), lat], axis=1)
 
-    def _balance(self, abundance: Floats, rng: np.random.Generator) -> None:
-        """Raises and lowers species until each is seen about as often as its abundance says."""
-        at = self.places(1_500, rng)
+    def _balance(self, abundance: Floats, at: Floats) -> None:
+        """Raises and lowers species until each is seen at places about as often as its abundance says."""
         share = abundance / abundance.sum()
         for _ in range(30):
             self._commonness += 0.7 * np.log(share / np.maximum(self.truth(at).mean(axis=0), 1e-6))
-
-    def _seasons(self, rng: np.random.Generator) -> Floats:
-        """(species, 12) share of a species' observations in each month."""
-        peak = rng.uniform(0, 12, self.world.species)
-        sharp = np.where(rng.random(self.world.species) < self.world.seasonal, 3.0, 0.0)
-        angle = 2 * math.pi * (np.arange(12) - peak[:, None]) / 12
-        p = np.exp(sharp[:, None] * np.cos(angle))
-        return np.asarray(p / p.sum(axis=1, keepdims=True))
 
     @staticmethod
     def _drawn(p: Floats, rng: np.random.Generator) -> NDArray[np.int64]:

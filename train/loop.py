@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -250,9 +251,9 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def progress(session: Session, first: int) -> Iterator[Any]:
-    """A bar on the terminal of the first rank; gives the function that moves it on."""
+    """A bar of the first rank, on stderr, for stdout holds results; gives the function that moves it on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not session.world.first) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not session.world.first) as bar:
         task = bar.add_task("training", total=session.steps, completed=first)
 
         def advance(losses: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ WARM_UP = 0.1  # share of the steps
 
 
 def one_cycle(
-    optimiser: torch.optim.Optimizer, peak: float, steps: int
+    optimiser: torch.optim.Optimizer, peak: float | list[float], steps: int
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     """One cycle (Smith and Topin 2019): up to `peak` over a tenth of the steps, then down to nothing.
 
@@ -16,7 +16,7 @@ def one_cycle(
 
     Args:
         optimiser: Whose learning rate is set; call `step()` on the result after each of its steps.
-        peak: Highest learning rate.
+        peak: Highest learning rate, or that of each group of parameters.
         steps: Steps of the run.
     """
     steps = max(steps, 3)

@@ -30,6 +30,10 @@ class World:
     """Spread of the logarithm of species' abundance: the tail of rare ones."""
     seasonal: float = 0.5
     """Share of species that are seen mostly in some months."""
+    range_spread: float = 0.0
+    """Standard deviation of a species' range around its home [degrees]; 0: it has no home and no bounds."""
+    migration: float = 0.0
+    """How much further north ranges lie in July than in January [degrees]."""
     cities: int = 40
     """Number of cities."""
     city_share: float = 0.5
@@ -60,6 +64,10 @@ class World:
         )
         shares = 0 <= self.seasonal <= 1 and 0 <= self.city_share <= 1
         noise = min(self.look_alike, self.photo_noise, self.chip_noise, self.commonness) >= 0
-        if not (inside and whole and positive and shares and noise):
-            change = "Give west < east, south < north, counts above 0, positive scales and shares in 0..1."
+        ranges = self.range_spread >= 0 and (self.range_spread > 0 or self.migration == 0)
+        if not (inside and whole and positive and shares and noise and ranges):
+            change = (
+                "Give west < east, south < north, counts above 0, positive scales and shares in 0..1;"
+                " migration needs a range_spread above 0."
+            )
             raise SpecError("cannot make a landscape", f"{self}", change)

@@ -39,11 +39,14 @@ class Augmentation:
     """Turn by quarters, for images from above."""
     jitter: float = 0.2
     """Largest change of brightness, contrast and (of three bands) saturation, relative."""
+    grey: float = 0.0
+    """Share of the images (of three bands) that lose their colour, so that grey photos are met as well."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if self.pixels < 0 or not 0 < self.crop <= 1 or not 0 <= self.stretch < 1 or not 0 <= self.jitter < 1:
-            change = "Give pixels >= 0, crop in ]0, 1], stretch and jitter in [0, 1[."
+        shares = 0 < self.crop <= 1 and 0 <= self.grey <= 1
+        if self.pixels < 0 or not shares or not 0 <= self.stretch < 1 or not 0 <= self.jitter < 1:
+            change = "Give pixels >= 0, crop in ]0, 1], grey in [0, 1], stretch and jitter in [0, 1[."
             raise SpecError("cannot augment images", f"{self}", change)
 
 
@@ -78,6 +81,8 @@ def augment_batch(images: Tensor, how: Augmentation) -> Tensor:
             x = torch.where(quarters == turns, torch.rot90(x, turns, (-2, -1)), x)
     if how.jitter:
         x = _jittered(x, how.jitter)
+    if how.grey and x.shape[1] == 3:
+        x = torch.where(torch.rand(len(x), 1, 1, 1) < how.grey, _grey(x), x)
     if not images.is_floating_point():
         limits = torch.iinfo(images.dtype)
         x = x.round().clamp(limits.min, limits.max)
@@ -135,6 +140,12 @@ def _jittered(x: Tensor, most: float) -> Tensor:
         grey = x.mean(dim=1, keepdim=True)
         x = (x - grey) * colour + grey
     return x
+
+
+def _grey(x: Tensor) -> Tensor:
+    """(n, 3, h, w) with the luma of ITU-R BT.601 in all bands, which grey files hold (Pillow's mode L)."""
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype)[:, None, None]
+    return (x * luma).sum(dim=1, keepdim=True).expand_as(x)
 
 
 class Augmented(Dataset[Batch]):

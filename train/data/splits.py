@@ -1,4 +1,4 @@
-"""Rows for training, validation and test; few-label subsets that lie in one another.
+"""Rows for training, validation and test, folds, and few-label subsets that lie in one another.
 
 Spatial blocks follow methods section 7.4: neighbouring observations share weather, soil and observers, so a
 random split flatters. Few-label subsets follow CSP (methods section 1.3): stratified, at least one of every
@@ -103,6 +103,44 @@ def random_split(
         own = np.asarray(groups) < 0
         numbers = np.where(own, np.arange(count) + (groups.max(initial=0) + 1), groups)
     return _assign(numbers, shares, seed)
+
+
+def label_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """Deals the observations of every class out to folds, those of a class and group together.
+
+    Each group goes to the fold that has the fewest observations of the class, large groups first; which of
+    equal folds comes first is drawn for each class.
+
+    Args:
+        labels: (n,) int64.
+        groups: (n,) int64, equal for what must not be in two folds (photos of a plant, say).
+        folds: Number of folds, >= 2.
+        seed: Seed of the draw.
+
+    Returns:
+        (n,) int64 fold of each, from 0. A class of fewer groups than folds is missing from some.
+
+    Raises:
+        SpecError: Fewer than two folds, or a fold that is left empty.
+    """
+    if folds < 2:
+        raise SpecError("cannot deal observations out", f"{folds} folds", "Ask for 2 or more.")
+    out, rng = np.empty(len(labels), np.int64), np.random.default_rng(seed)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        _, number, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+        load, first = np.zeros(folds, np.int64), rng.permutation(folds)
+        shuffled = rng.permutation(len(sizes))
+        for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+            fold = first[np.argmin(load[first])]
+            out[rows[number == group]] = fold
+            load[fold] += sizes[group]
+    if len(np.unique(out)) < folds:
+        found = f"{len(labels)} observations leave one of {folds} folds empty"
+        raise SpecError("cannot deal observations out", found, "Ask for fewer folds.")
+    return out
 
 
 def block_split(

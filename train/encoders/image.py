@@ -1,10 +1,11 @@
-"""Image encoders: any timm backbone, pixels in the imagery's own units, a unit vector out.
+"""Image encoders: any timm backbone or colours and textures, pixels in their own units, a unit vector out.
 
 Source: CRISP's towers (a backbone whose classifier is replaced by one Linear, methods section 2.1). What we
 changed: an unknown backbone, another number of bands, pixels that are not finite or not in the units of the
 stored mean and deviation are refused instead of being passed on (methods section 2.6, defects 3 and 6); a
 frozen backbone stays in evaluation mode whatever its parents do, so its BatchNorm never moves (defect 5).
-Nothing is ever downloaded: weights come from a local safetensors file.
+Nothing is ever downloaded: weights come from a local safetensors file. For few photos without weights there
+is a backbone of our own, train.encoders.colour_texture.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from train.encoders import colour_texture
 from train.encoders.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, OtherSizes
 from train.errors import CheckpointError, SpecError
 from train.timm_compat import import_timm
@@ -32,7 +34,7 @@ class ImageConfig:
     """What an image encoder eats and is."""
 
     backbone: str = "resnet18"
-    """Name of a timm model."""
+    """Name of a timm model, or `colour_texture`."""
     bands: int = 3
     """Number of image bands."""
     size: int = 224
@@ -46,10 +48,11 @@ class ImageConfig:
     other_sizes: OtherSizes = "refuse"
     """`refuse` images of another size (a chip's pixel has metres), or `resize` them (a photo's has none)."""
     freeze: Freeze = "nothing"
-    """What never learns and stays in evaluation mode; needs `weights`. `all` wants dim = 0: a projection that
-    never learns is a random one."""
+    """What never learns and stays in evaluation mode; needs `weights`, but for `colour_texture`, which starts
+    from known filters. `all` wants dim = 0: a projection that never learns is a random one."""
     weights: str = ""
-    """Local safetensors file of the backbone; "" starts from random weights."""
+    """Local safetensors file of the backbone; "" starts from random weights (`colour_texture` from known
+    filters)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))  # TOML gives lists
@@ -57,7 +60,7 @@ class ImageConfig:
         if self.freeze not in ("nothing", "backbone", "all"):
             what, change = f"freeze {self.freeze!r}", "Use nothing, backbone or all."
             raise SpecError("cannot build an image encoder", what, change)
-        if self.freeze != "nothing" and not self.weights:
+        if self.freeze != "nothing" and not self.weights and self.backbone != colour_texture.NAME:
             found = f"freeze = {self.freeze!r} without weights"
             change = (
                 "Give weights = a safetensors file, or set freeze = nothing: random features carry little."
@@ -120,7 +123,7 @@ class Freezable(nn.Module):
 
 
 class ImageEncoder(Freezable):
-    """Normalisation, a timm backbone without its classifier, one Linear, unit length.
+    """Normalisation, a backbone (timm's without its classifier), one Linear, unit length.
 
     Args:
         config: What it eats and is.
@@ -166,9 +169,15 @@ class ImageEncoder(Freezable):
 
 
 def _backbone(config: ImageConfig) -> nn.Module:
+    if config.backbone == colour_texture.NAME:
+        try:
+            return colour_texture.ColourTexture(config.bands, config.size)
+        except ValueError as error:
+            raise _unfit(config, error) from error
     timm = import_timm()
     if not config.backbone or not timm.is_model(config.backbone):
-        near = difflib.get_close_matches(config.backbone, timm.list_models(), n=3, cutoff=0.3)
+        known = [*timm.list_models(), colour_texture.NAME]
+        near = difflib.get_close_matches(config.backbone, known, n=3, cutoff=0.3)
         change = f"Did you mean {', '.join(near)}?" if near else "timm.list_models() names them all."
         raise SpecError("cannot build an image encoder", f"backbone {config.backbone!r}", change)
     card = timm.models.get_pretrained_cfg(config.backbone)
@@ -199,7 +208,7 @@ def _unfit(config: ImageConfig, error: Exception) -> SpecError:
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Fills a timm backbone from a safetensors file in timm's own names; a classifier in it is left out.
+    """Fills a backbone from a safetensors file in its (timm's) own names; a classifier in it is left out.
 
     Where the file was trained on RGB and the backbone has other bands, the first convolution is adapted as
     timm does (bands repeated and scaled). Positions learnt for another image size are refused.
