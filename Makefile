@@ -51,7 +51,7 @@ screenshots: .venv/.dev web browser
 # Without network: notebooks that changed are executed first, every warning is an error, every link is followed.
 TUTORIALS := $(patsubst notebooks/%,docs/tutorials/%,$(wildcard notebooks/*.ipynb))
 docs: .venv/.dev $(TUTORIALS)
-	$(BIN)/python -m sphinx -b html -j auto -n -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -n -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 	@echo "Open $(CURDIR)/docs/_build/html/index.html"
 

@@ -63,14 +63,14 @@ class TrainingConfig:
     epochs: int = 10  # passes over the training observations
     batch: int = 128  # observations of a step, over all processes
     accumulate: int = 1  # parts of a step; each part is a contrast of its own
-    learning_rate: float = 1e-3  # peak
+    learning_rate: float = 1e-3  # its peak, after the warm-up
     weight_decay: float = 1e-2  # on matrices, not on biases, norms and scales
-    warmup: float = 0.05  # share of the steps; then a cosine down to nothing
+    warmup: float = 0.05  # share of the steps that it rises over; then a cosine down to nothing
     clip: float = 1.0  # largest norm of the gradient; 0: not clipped
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     workers: int = 0  # processes that load data
-    log_every: int = 10  # steps
-    save_every: int = 200  # steps
+    log_every: int = 10  # steps between lines of log.csv
+    save_every: int = 200  # steps between checkpoints
     seed: int = 0  # of weights, splits, batches and augmentation
 
     def __post_init__(self) -> None:
