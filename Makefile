@@ -5,6 +5,7 @@
 #   make check      format, lint, types, import order   make format      put format and lint right
 #   make serve      the web map and tiles on localhost  make bench       benchmarks, a JSON line each
 #   make web        build the web page (needs Node.js)  make screenshots the pictures in docs, anew
+#   make notebooks  run the tutorials, copies with outputs in docs/tutorials
 #   make bundle     re-make everything shipped in geomap/bundle from $(SHARED)
 #
 # On Linux, pip's own torch brings CUDA. For the small CPU build:
@@ -17,7 +18,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := map
-.PHONY: map test test-slow check format serve web bundle bench browser screenshots
+.PHONY: map test test-slow check format serve web bundle bench browser screenshots notebooks
 
 map: .venv/.core
 	$(BIN)/python -m geomap.render --species "$(SPECIES)" --out maps --overwrite
@@ -44,6 +45,13 @@ serve: .venv/.serve web
 
 web: tiles/static/manifest.json
 
+notebooks: .venv/.dev
+	$(BIN)/python docs/run_notebooks.py
+
+# For what is made of the executed copies: a notebook is run again only when it changed.
+docs/tutorials/%.ipynb: notebooks/%.ipynb docs/run_notebooks.py | .venv/.dev
+	$(BIN)/python docs/run_notebooks.py $*
+
 screenshots: .venv/.dev web browser
 	$(BIN)/python docs/screenshots/make.py
 
@@ -69,7 +77,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve,notebooks]"
+	$(BIN)/pip install $(PIP_FLAGS) -e ".[dev,serve,notebooks,docs]"
 	@touch $@ .venv/.core .venv/.serve
 
 # The page is built anew when its packages or its sources changed; manifest.json is the last file of a build.
