@@ -31,7 +31,7 @@ from geomap.errors import GeomapError
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 180.0  # seconds that a notebook may take
-PATIENCE = 900  # seconds after which a cell counts as hanging
+PATIENCE = 1800  # seconds after which a cell counts as hanging
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SETTINGS = Config(
     {"KernelManager": {"transport_encryption": "auto"}}
