@@ -6,6 +6,7 @@
 #   make serve      the web map and tiles on localhost  make bench       benchmarks, a JSON line each
 #   make web        build the web page (needs Node.js)  make screenshots the pictures in docs, anew
 #   make docs       the pages of docs, as HTML      make linkcheck   asks their links to other sites (network)
+#   make notebooks  run the tutorials, copies with outputs in docs/tutorials
 #   make bundle     re-make everything shipped in geomap/bundle from $(SHARED)
 #
 # On Linux, pip's own torch brings CUDA. For the small CPU build:
@@ -18,7 +19,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := map
-.PHONY: map test test-slow check format serve web bundle bench browser screenshots docs linkcheck
+.PHONY: map test test-slow check format serve web bundle bench browser screenshots docs linkcheck notebooks
 
 map: .venv/.core
 	$(BIN)/python -m geomap.render --species "$(SPECIES)" --out maps --overwrite
@@ -44,6 +45,13 @@ serve: .venv/.serve web
 	$(BIN)/python -m tiles
 
 web: tiles/static/manifest.json
+
+notebooks: .venv/.dev
+	$(BIN)/python docs/run_notebooks.py
+
+# For what is made of the executed copies: a notebook is run again only when it changed.
+docs/tutorials/%.ipynb: notebooks/%.ipynb docs/run_notebooks.py | .venv/.dev
+	$(BIN)/python docs/run_notebooks.py $*
 
 screenshots: .venv/.dev web browser
 	$(BIN)/python docs/screenshots/make.py

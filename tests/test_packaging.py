@@ -119,11 +119,11 @@ def test_every_import_is_declared(package):
     assert missing == {}
 
 
-def test_every_import_of_tests_and_benchmarks_is_declared():
-    modules = set(chain.from_iterable(map(imported, sources("tests", "benchmarks"))))
+def test_every_import_of_tests_benchmarks_and_docs_is_declared():
+    modules = set(chain.from_iterable(map(imported, sources("tests", "benchmarks", "docs"))))
     ours = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"benchmarks"}  # what they share
     modules = {module for module in modules if module.split(".")[0] not in ours}
-    declared = names(CORE) | names(EXTRAS["dev"]) | names(EXTRAS["serve"])
+    declared = names(CORE) | names(EXTRAS["dev"]) | names(EXTRAS["serve"]) | names(EXTRAS["docs"])
     missing = {module: owner for module, owner in distributions(modules).items() if owner not in declared}
     assert missing == {}
 
