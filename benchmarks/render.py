@@ -40,14 +40,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from geomap.catalog import bundle_path
-from geomap.cog import LAYOUT, NODATA
-from geomap.field import EmbeddingField, open_field
-from geomap.grid import Grid, named_grid
-from geomap.heads import SpeciesHeads, load_heads, save_heads
-from geomap.rendering import Request, render_maps
-from geomap.target import FieldOptions
-from geomap.testing_bundle import make_heads, small_california, write_field
+HERE = Path(__file__).resolve().parent
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != HERE]  # benchmarks/train.py is there
+
+from geomap.catalog import bundle_path  # noqa: E402
+from geomap.cog import LAYOUT, NODATA  # noqa: E402
+from geomap.field import EmbeddingField, open_field  # noqa: E402
+from geomap.grid import Grid, named_grid  # noqa: E402
+from geomap.heads import SpeciesHeads, load_heads, save_heads  # noqa: E402
+from geomap.rendering import Request, render_maps  # noqa: E402
+from geomap.target import FieldOptions  # noqa: E402
+from geomap.testing_bundle import make_heads, small_california, write_field  # noqa: E402
 
 TARGETS = {"render_to_bare": 1.5, "sinr_to_render": 10.0, "two_to_one": 1.6}
 MEMBERS, HIDDEN, WIDTH = 4, 256, 64  # of the adapters that geomap.fit makes

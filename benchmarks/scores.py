@@ -25,19 +25,22 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo import CRS
 
-from geomap.background import Sites
-from geomap.catalog import bundle_path
-from geomap.crossval import assign_folds, block_ids, cross_validate
-from geomap.field import open_field
-from geomap.fitting import judged, score_block
-from geomap.gather import survey_sites
-from geomap.imagery import open_imagery
-from geomap.pointsource import point_source
-from geomap.pretraining import cut_chips
-from geomap.records import read_surveys
-from train.encoders.location import Position
-from train.spec import ChipSpec
-from train.species import FitConfig
+HERE = Path(__file__).resolve().parent
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != HERE]  # benchmarks/train.py is there
+
+from geomap.background import Sites  # noqa: E402
+from geomap.catalog import bundle_path  # noqa: E402
+from geomap.crossval import assign_folds, block_ids, cross_validate  # noqa: E402
+from geomap.field import open_field  # noqa: E402
+from geomap.fitting import judged, score_block  # noqa: E402
+from geomap.gather import survey_sites  # noqa: E402
+from geomap.imagery import open_imagery  # noqa: E402
+from geomap.pointsource import point_source  # noqa: E402
+from geomap.pretraining import cut_chips  # noqa: E402
+from geomap.records import read_surveys  # noqa: E402
+from train.encoders.location import Position  # noqa: E402
+from train.spec import ChipSpec  # noqa: E402
+from train.species import FitConfig  # noqa: E402
 
 SURVEY = "occurrences/north_america_birds_bbs_2001_2015.csv.gz"
 IMAGERY = "imagery/bluemarble_north_america_z7.tif"

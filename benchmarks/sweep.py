@@ -35,16 +35,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap.catalog import bundle_path
-from geomap.encode import EMBED_ROWS, ENCODE
-from geomap.grid import Grid, Window, grid_from_bbox, named_grid
-from geomap.imagery import ImagerySource, open_imagery
-from geomap.lattice import Box, Lattice, lattice_crs, windows
-from geomap.projection import project
-from geomap.sweep import sweep
-from geomap.tasks import local_cluster
-from train.encoders.pair import Encoders, load_encoders, random_encoders, save_encoders
-from train.threads import one_thread
+HERE = Path(__file__).resolve().parent
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != HERE]  # benchmarks/train.py is there
+
+from geomap.catalog import bundle_path  # noqa: E402
+from geomap.encode import EMBED_ROWS, ENCODE  # noqa: E402
+from geomap.grid import Grid, Window, grid_from_bbox, named_grid  # noqa: E402
+from geomap.imagery import ImagerySource, open_imagery  # noqa: E402
+from geomap.lattice import Box, Lattice, lattice_crs, windows  # noqa: E402
+from geomap.projection import project  # noqa: E402
+from geomap.sweep import sweep  # noqa: E402
+from geomap.tasks import local_cluster  # noqa: E402
+from train.encoders.pair import Encoders, load_encoders, random_encoders, save_encoders  # noqa: E402
+from train.threads import one_thread  # noqa: E402
 
 TARGETS = {"sweep_to_bare": 0.8, "sweep_to_chips": 10.0, "two_to_one": 1.6}
 SHARED = Path(os.environ.get("GEOMAP_SHARED", "../shared/data"))
