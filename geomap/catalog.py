@@ -37,7 +37,7 @@ def bundle_path() -> Path:
     return Path(os.environ.get("GEOMAP_BUNDLE") or Path(__file__).with_name("bundle"))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Catalog:
     """What can be rendered.
 
@@ -157,6 +157,10 @@ class Catalog:
                 row |= {key: score.value, f"null_{key}": score.null}
             rows.append(row | {key: threshold.value for key, threshold in entry.thresholds.items()})
         return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        groups = ", ".join(self.groups) or "no group"
+        return f"<Catalog {self.bundle}: {len(self.entries())} entries in {groups}>"
 
     def _repr_html_(self) -> str:
         from geomap.html import catalog_html

@@ -40,7 +40,7 @@ from geomap.grid import Grid, Window
 QUANTUM = 127  # int8 values are symmetric, -127..127; -128 is not used
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EmbeddingField:
     """A finished embedding field, open for reading.
 
@@ -165,6 +165,11 @@ class EmbeddingField:
         except UNREADABLE as error:
             raise damaged(self.path, f"chunk {i}/{j}: {error}") from error
         return embedding, valid.astype(np.bool_)
+
+    def __repr__(self) -> str:
+        grid = self.grid
+        size = f"{grid.shape[0]} x {grid.shape[1]} cells of {grid.resolution:g}, {grid.crs}"
+        return f"<EmbeddingField {grid.name}: {size}, {self.dim} features at {self.valid_cells:,} cells>"
 
     def _repr_html_(self) -> str:
         from geomap.html import field_html

@@ -36,7 +36,7 @@ CARD_FORMAT = 1
 THRESHOLDS = ("mtp", "p10", "lpt5", "maxsss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpeciesHeads:
     """A group of species on one encoder.
 
@@ -104,6 +104,9 @@ class SpeciesHeads:
                 f"encoder {encoder_hash[:12]} there, encoder {self.encoder_hash[:12]} in the heads",
                 "Use a field and heads of the same encoders, or fit the heads again on this field",
             )
+
+    def __repr__(self) -> str:
+        return f"<SpeciesHeads {self.name}: {self.meaning} of {len(self)} species>"
 
     def _repr_html_(self) -> str:
         from geomap.html import heads_html

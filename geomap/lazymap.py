@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -63,6 +64,8 @@ def scene_of(
         grid = None if grid is None and path is not None else named_grid(grid or "california")
     target = find_target(grid, FieldOptions(path), catalog)
     require_encoders(catalog, entries, target)
+    if target.gap:
+        warnings.warn(f"{target.gap}.", stacklevel=3)  # where geomap.render was called
     return Scene(catalog, entries, target)
 
 

@@ -88,6 +88,8 @@ def render_maps(request: Request, console: Console | None = None) -> Outcome:
     with progress_bar(console) as bar:
         target = find_target(request.grid, request.where, catalog, bar.encoding)
         require_encoders(catalog, entries, target)
+        if target.gap:
+            console.print(f"Warning: {target.gap}.", soft_wrap=True, highlight=False)
         with workplace(request.out, target.grid.name) as (folder, scratch):
             done, left = sort_out(catalog, entries, target, folder, request.overwrite)
             require_room(folder, target, len(left), min(len(left), batch_size(target)))

@@ -1,8 +1,8 @@
 """Where a map is made: the cells asked for, and the embedding field that has them.
 
 A grid that has no field of its own is cut from a field of the same CRS and resolution whose cells coincide
-with its own and that has all of its land. Nothing is resampled: what cannot be cut is encoded from imagery,
-or refused.
+with its own and that has its land, but for a rim at coasts and borders, where outlines differ. Nothing is
+resampled: what cannot be cut is encoded from imagery, or refused.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from geomap.catalog import Catalog
 from geomap.errors import FieldError, GeomapError
 from geomap.field import EmbeddingField, open_field
 from geomap.grid import Grid, Window
+
+COAST = 3_000.0  # m by which outlines of coasts differ
+LACKING = 0.01  # share of the land that a field may lack further away, as across a border
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +36,14 @@ class Target:
         field: A field that has them.
         row: Row of the field that is row 0 of the grid.
         col: Column of the field that is column 0 of the grid.
+        gap: Says how many land cells the field lacks, which get no data; empty where it lacks none.
     """
 
     grid: Grid
     field: EmbeddingField
     row: int = 0
     col: int = 0
+    gap: str = ""
 
     @property
     def whole(self) -> bool:
@@ -50,8 +56,27 @@ class Target:
         Raises:
             FieldError: The field is damaged.
         """
-        values, valid = self.field.read(self.moved(window))
+        outer = self.moved(window)
+        inner, place = overlap(outer, self.field.grid.shape)
+        if inner is None:
+            empty = np.zeros((window.height, window.width, self.field.dim), np.float32)
+            return empty, np.zeros((window.height, window.width), np.bool_)
+        values, valid = self.field.read(inner)
+        if inner != outer:
+            rows, cols = place
+            more = (window.height - rows - inner.height, window.width - cols - inner.width)
+            sides = ((rows, more[0]), (cols, more[1]))
+            values, valid = np.pad(values, (*sides, (0, 0))), np.pad(valid, sides)
         return values, valid if self.whole else valid & self.grid.land_mask(window)
+
+    def field_land(self, window: Window) -> NDArray[np.bool_]:
+        """Whether the cells of a window of the grid, which may reach beyond it, are land of the field."""
+        outer = self.moved(window)
+        inner, (row, col) = overlap(outer, self.field.grid.shape)
+        land = np.zeros((window.height, window.width), np.bool_)
+        if inner is not None:
+            land[row : row + inner.height, col : col + inner.width] = self.field.grid.land_mask(inner)
+        return land
 
     def moved(self, window: Window) -> Window:
         """The window of the field that a window of the grid is."""
@@ -114,21 +139,42 @@ def offset_in(field_grid: Grid, grid: Grid) -> tuple[int, int] | None:
     row = (field_grid.transform.f - grid.transform.f) / size
     if max(abs(col - round(col)), abs(row - round(row))) > 1e-6:
         return None
-    inside = row >= 0 and round(row) + grid.shape[0] <= field_grid.shape[0]
-    inside = inside and col >= 0 and round(col) + grid.shape[1] <= field_grid.shape[1]
-    return (round(row), round(col)) if inside else None
+    meets = (
+        -grid.shape[0] < round(row) < field_grid.shape[0]
+        and -grid.shape[1] < round(col) < field_grid.shape[1]
+    )
+    return (round(row), round(col)) if meets else None
 
 
-def missing_land(target: Target) -> int:
-    """Land cells of the grid that lie outside the land of the field's own grid."""
+def overlap(window: Window, shape: tuple[int, int]) -> tuple[Window | None, tuple[int, int]]:
+    """The part of a window that lies within a shape (None: no part), and its row and column in the window."""
+    top, left = max(window.row, 0), max(window.col, 0)
+    bottom, right = min(window.row + window.height, shape[0]), min(window.col + window.width, shape[1])
+    if top >= bottom or left >= right:
+        return None, (0, 0)
+    return Window(top, left, bottom - top, right - left), (top - window.row, left - window.col)
+
+
+def missing_land(target: Target) -> tuple[int, int, int]:
+    """Land cells of the grid: those that the field lacks, those of them beyond its rim, and all.
+
+    The rim is `COAST` wide, at least a cell: outlines of different detail differ by as much at a coast.
+    """
     if target.whole:
-        return 0
-    missing = 0
+        return 0, 0, 0
+    rim = max(1, math.ceil(COAST / target.grid.resolution))
+    near = np.ones((2 * rim + 1, 2 * rim + 1), np.bool_)
+    missing = beyond = found = 0
     for window in target.grid.units():
         land = target.grid.land_mask(window)
-        if land.any():
-            missing += int((land & ~target.field.grid.land_mask(target.moved(window))).sum())
-    return missing
+        if not land.any():
+            continue
+        around = Window(window.row - rim, window.col - rim, window.height + 2 * rim, window.width + 2 * rim)
+        own = target.field_land(around)
+        found += int(land.sum())
+        missing += int((land & ~own[rim:-rim, rim:-rim]).sum())
+        beyond += int((land & ~binary_dilation(own, near)[rim:-rim, rim:-rim]).sum())
+    return missing, beyond, found
 
 
 def _cut(field: EmbeddingField, grid: Grid, name: str) -> Target:
@@ -139,11 +185,11 @@ def _cut(field: EmbeddingField, grid: Grid, name: str) -> Target:
         found = f"{name} is on the grid {field.grid.name}, whose cells are not those of {grid.name}"
         raise FieldError("cannot render on this grid", found, change)
     target = Target(grid, field, *offset)
-    missing = missing_land(target)
-    if missing:
-        found = f"{name} lacks {missing} land cells of {grid.name}"
-        raise FieldError("cannot render on this grid", found, change)
-    return target
+    missing, beyond, land = missing_land(target)
+    lacks = f"{name} lacks {missing:,} of {land:,} land cells of {grid.name}"
+    if beyond > LACKING * land:
+        raise FieldError("cannot render on this grid", lacks, change)
+    return replace(target, gap=f"{lacks}: they have no data") if missing else target
 
 
 def _from_bundle(grid: Grid, catalog: Catalog) -> Target:

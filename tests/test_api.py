@@ -334,6 +334,9 @@ def test_what_is_opened_shows_itself_as_escaped_html(fine):
     heads = catalog.heads("california-plants")
     assert POPPY in heads._repr_html_()
     assert "EPSG:3310" in open_field(field.path)._repr_html_()
+    assert repr(catalog).endswith("7 entries in california-plants, north-america-birds, world-birds>")
+    assert repr(heads) == f"<SpeciesHeads {heads.name}: {heads.meaning} of {len(heads)} species>"
+    assert repr(field).startswith("<EmbeddingField ") and len(repr(field)) < 200
     evil = SpeciesHeads(
         "<script>", "suitability", "e", heads.adapter, heads.weights, heads.bias, heads.calibration,
         heads.species.assign(vernacularName="<b>x</b>"), {"data": {"credit": "<i>"}},

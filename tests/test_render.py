@@ -30,6 +30,7 @@ from geomap.grid import Window, grid_from_bbox
 from geomap.heads import load_heads, save_heads
 from geomap.render import main
 from geomap.scores import score_cells
+from geomap.target import FieldOptions
 from geomap.testing_bundle import make_heads, small_california, write_field
 from geomap.workers import workers_of
 
@@ -582,10 +583,36 @@ def test_target_reads_what_the_field_holds(bundle):
     part = grid_from_bbox(-120, 36, -118.5, 38, 20_000)
     row, col = offset_in(field.grid, part)
     target = Target(part, field, row, col)
-    assert missing_land(target) == 0
+    assert missing_land(target) == (0, 0, int(part.land_mask().sum()))
     values, valid = target.read(Window(1, 2, 5, 4))
     np.testing.assert_array_equal(part.cell_lonlat(), field.grid.cell_lonlat(Window(row, col, *part.shape)))
     np.testing.assert_array_equal(values, field.read(Window(row + 1, col + 2, 5, 4))[0])
     np.testing.assert_array_equal(valid, part.land_mask(Window(1, 2, 5, 4)))
     assert offset_in(field.grid, grid_from_bbox(-120, 36, -118.5, 38, 10_000)) is None
     assert offset_in(field.grid, grid_from_bbox(-100, 36, -98.5, 38, 20_000, "EPSG:3310")) is None
+
+
+def test_a_box_may_reach_into_the_sea_and_beyond_the_field(bundle, maps, capsys):
+    """Land that the field lacks at its rim gets no data, and that is told: outlines differ at coasts."""
+    from geomap.target import find_target
+
+    field = open_field(bundle / "fields" / "california.zarr.zip")
+    grid = grid_from_bbox(-128, 36.5, -119.9, 40, 20_000, "EPSG:3310")
+    target = find_target(grid, FieldOptions(), Catalog.open())
+    assert target.col < 0
+    assert "land cells of" in target.gap and "they have no data" in target.gap
+    everything, valid = target.read(Window(0, 0, *grid.shape))
+    rows, cols = np.nonzero(valid)
+    inside = Window(target.row + rows.min(), target.col + cols.min(), np.ptp(rows) + 1, np.ptp(cols) + 1)
+    values, there = field.read(inside)
+    part = (slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1))
+    np.testing.assert_array_equal(everything[part], values)
+    np.testing.assert_array_equal(valid[part], there & grid.land_mask()[part])
+    assert valid.sum() > 50 and not everything[~valid & (np.arange(grid.shape[1]) < -target.col)].any()
+    west = Window(0, 0, 3, 2)  # wholly outside
+    assert not target.read(west)[1].any() and target.read(west)[0].shape == (3, 2, field.dim)
+    box = ("--bbox", -128, 36.5, -119.9, 40, "--resolution", 20_000, "--crs", "EPSG:3310")
+    assert render("--species", "california poppy", *box) == 0
+    assert "land cells of" in capsys.readouterr().err
+    (path,) = maps.rglob("*.tif")
+    np.testing.assert_array_equal(values_of(path) != NODATA, valid)
