@@ -52,7 +52,9 @@ copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
-html_sidebars = {"reference/modules/**": []}  # a list of 200 modules beside each of them helps nobody
+# A list of 200 modules beside each of them helps nobody; these pages have none below or beside them.
+ALONE = ("index", "quickstart", "papers", "model-card", "architecture", "scaling", "contributing")
+html_sidebars = {"reference/modules/**": [], **dict.fromkeys(ALONE, [])}
 html_title = "geomap"
 html_favicon = "../tiles/web/src/favicon.svg"
 html_static_path = ["_static"]

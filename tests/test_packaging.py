@@ -121,7 +121,8 @@ def test_every_import_is_declared(package):
 
 def test_every_import_of_tests_benchmarks_and_docs_is_declared():
     modules = set(chain.from_iterable(map(imported, sources("tests", "benchmarks", "docs"))))
-    ours = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"benchmarks"}  # what they share
+    shared = chain.from_iterable((ROOT / folder).rglob("*.py") for folder in ("tests", "docs"))
+    ours = {path.stem for path in shared} | {"benchmarks"}
     modules = {module for module in modules if module.split(".")[0] not in ours}
     declared = names(CORE) | names(EXTRAS["dev"]) | names(EXTRAS["serve"]) | names(EXTRAS["docs"])
     missing = {module: owner for module, owner in distributions(modules).items() if owner not in declared}
