@@ -20,7 +20,6 @@ from geomap.errors import GridError
 from geomap.projection import WGS84, project, world_width
 
 TOLERANCE = 0.05  # cells
-RADIUS = 6_378_137.0  # of the sphere of Web Mercator [m]
 TMS = {"WebMercatorQuad": 1, "WorldCRS84Quad": 2}  # columns of tiles at zoom 0, where both have one row
 MAXZOOM = 24
 FIRST = 16  # pixels between points of the first lattice
