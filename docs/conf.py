@@ -54,7 +54,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 # A list of 200 modules beside each of them helps nobody; these pages have none below or beside them.
 ALONE = ("index", "quickstart", "papers", "model-card", "architecture", "scaling", "contributing")
-html_sidebars = {"reference/modules/**": [], **dict.fromkeys(ALONE, [])}
+html_sidebars = {"reference/modules/**": [], **{page: [] for page in ALONE}}
 html_title = "geomap"
 html_favicon = "../tiles/web/src/favicon.svg"
 html_static_path = ["_static"]
