@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from train.landscape import Landscape, World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "benchmarks" / "results" / "landscapes.json"
@@ -101,6 +105,39 @@ def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
     for table in (first, second):  # each arm's own, from the same grid
         assert table["training"].pop("learning_rate") and table["training"].pop("epochs")
     assert first == second and first["data"]["options"]["seed"] == 3
+
+
+def explained(features, known):
+    """Share of the variance of features that a regression on what is known explains, adjusted for its size."""
+    x = np.column_stack([np.ones(len(known)), known])
+    left = features - x @ np.linalg.lstsq(x, features, rcond=None)[0]
+    within = (left**2).sum() / (len(x) - x.shape[1])
+    return 1 - within / features.var(axis=0, ddof=1).sum()
+
+
+def test_species_and_place_explain_a_tenth_of_features_with_style(study):
+    """What fixed the strength of style, on landscapes that no arm is scored on."""
+    settings = study.STUDY["styled"]
+    for style, share in ((0.0, 0.36), (settings.style, 0.10)):
+        for seed in (101, 102, 103):
+            land = Landscape(seed, World(species=settings.species, pixels=settings.pixels, style=style))
+            data = land.observations(settings.observations, views=["feature"])
+            species = np.eye(settings.species)[data.label][:, 1:]
+            known = np.column_stack([species, land.environment(data.place)])
+            features = np.asarray(data.readers["feature"].array, np.float64)
+            assert explained(features, known) == pytest.approx(share, abs=0.005)
+
+
+def test_the_styled_study_is_that_of_places_but_for_style(study):
+    places, styled = (study.STUDY[group] for group in ("places", "styled"))
+    assert replace(styled, style=0.0, training=places.training) == places
+    assert "style" not in places.plain() and styled.plain()["style"] == styled.style > 0
+    for model in study.PLACES:
+        world = [
+            study.recipe_for(model, 3, each).to_table()["data"]["options"]["world"]
+            for each in (places, styled)
+        ]
+        assert world[1] == world[0] | {"style": styled.style}
 
 
 def test_csp_is_pretrained_as_other_landscapes_chose(study, tuning):
