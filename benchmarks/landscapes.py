@@ -11,11 +11,11 @@ and the protocol of train.evaluate:
                       species; against each other and the same encoder on labels alone, at 5/10/20/100 %
 
 `--styled` repeats the study of places where features also have style (train.world.World.style): variance in
-few directions that tells nothing of species or place. The hypothesis, stated before any run: without style all
-noise of the features is alike in all directions, where their regression is the estimate of maximum likelihood
-and contrast has nothing to add; regression spends its loss on style, which contrast can leave out. How strong
-style is was fixed before any arm was trained, too: species and place together explain a tenth of the variance
-of the features (36 % without style).
+few directions that tells nothing of species or place. The hypothesis, stated before any run: without style
+all noise of the features is alike in all directions, where regressing them is the estimate of maximum
+likelihood and contrast has nothing to add; regression spends its loss on style, which contrast can leave out.
+How strong style is was fixed before any arm was trained, too: species and place together explain a tenth of
+the variance of the features (36 % without style).
 
 Labels are a subset of the pre-training rows, at least one of a class. Learning rate and rounds of all arms
 are chosen on validation rows, from the same grid; scores are of test rows that no arm has met (random split

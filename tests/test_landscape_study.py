@@ -108,7 +108,7 @@ def test_arms_are_tuned_alike_and_only_form_tells_csp_from_its_baseline(study):
 
 
 def explained(features, known):
-    """Share of the variance of features that a regression on what is known explains, adjusted for its size."""
+    """Share of the variance of features that a regression on what is known explains, adjusted for size."""
     x = np.column_stack([np.ones(len(known)), known])
     left = features - x @ np.linalg.lstsq(x, features, rcond=None)[0]
     within = (left**2).sum() / (len(x) - x.shape[1])
