@@ -14,8 +14,8 @@ these landscapes: a mean over landscapes and over 5 and 20 % of the labels. Fine
 with fewer learning rates. Batches are of 128 for all: steps cost less, and there are more of them. Which
 values are listed follows from trials by hand on the same landscapes.
 
-With --styled features have style, as in the study of that name, and a grid that also has fewer epochs is
-the only stage; encoder and contrast are those chosen without style.
+With --styled features have style, as in the study of that name, and a wider grid of learning rates and epochs
+is the only stage; encoder and contrast are those chosen without style.
 
 What is finished in --out is not computed again. Prints one JSON line.
 """
@@ -93,7 +93,7 @@ STYLED: dict[str, tuple[tuple[str, ...], tuple[Changes, ...]]] = {
         ("csp-b", "csp-mse"),
         tuple(
             (f"training.learning_rate={rate}", f"training.epochs={epochs}")
-            for rate in (0.001, 0.004)
+            for rate in (0.001, 0.004, 0.016)
             for epochs in (15, 40, 120)
         ),
     )
