@@ -94,7 +94,7 @@ STYLED: dict[str, tuple[tuple[str, ...], tuple[Changes, ...]]] = {
         tuple(
             (f"training.learning_rate={rate}", f"training.epochs={epochs}")
             for rate in (0.001, 0.004, 0.016)
-            for epochs in (15, 40, 120, 360)
+            for epochs in (15, 40, 120)
         ),
     )
 }

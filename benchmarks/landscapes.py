@@ -102,6 +102,24 @@ _BOTH = (
 )
 CHOSEN: dict[str, tuple[str, ...]] = {"csp-b": (*_BOTH, 'model.projection="linear"'), "csp-mse": _BOTH}
 """How CSP pre-trains, as benchmarks/csp_tuning.py chose it on other landscapes."""
+CHOSEN_STYLED: dict[str, tuple[str, ...]] = {
+    "csp-b": (
+        "training.batch=128",
+        "training.learning_rate=0.004",
+        "training.epochs=120",
+        "model.location.hidden=256",
+        "model.location.dim=128",
+        'model.projection="linear"',
+    ),
+    "csp-mse": (
+        "training.batch=128",
+        "training.learning_rate=0.004",
+        "training.epochs=40",
+        "model.location.hidden=256",
+        "model.location.dim=128",
+    ),
+}
+"""The same for features with style (benchmarks/csp_tuning.py --styled)."""
 FEW = {"images": 10.0, "places": 20.0}  # percent of the labels up to which pre-training is expected to win
 
 
@@ -148,7 +166,7 @@ STUDY = {
         training=CHOSEN,
     ),
 }
-STUDY["styled"] = replace(STUDY["places"], style=STYLE)
+STUDY["styled"] = replace(STUDY["places"], style=STYLE, training=CHOSEN_STYLED)
 _ONE_RATE = TuningConfig(learning_rates=(2e-3,), head_factor=3.0, round_steps=2, rounds=2, patience=1)
 QUICK = {
     "images": replace(
