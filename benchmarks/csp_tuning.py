@@ -1,6 +1,6 @@
 """Chooses how CSP and its rivals are pre-trained on landscapes, apart from those that it is scored on.
 
-    python benchmarks/csp_tuning.py [--seeds 101 102 103] [--out runs/csp-tuning] [--save FILE] [--quick]
+    python benchmarks/csp_tuning.py [--seeds 101 102 103] [--styled] [--out DIR] [--save FILE] [--quick]
 
 benchmarks/landscapes.py reports on landscapes 1 and up; these are others. One choice follows the other, each
 from all that is listed and on top of the ones before:
@@ -13,6 +13,9 @@ The choice is the least log loss of the prior of species from places alone, afte
 these landscapes: a mean over landscapes and over 5 and 20 % of the labels. Fine-tuning is that of the study
 with fewer learning rates. Batches are of 128 for all: steps cost less, and there are more of them. Which
 values are listed follows from trials by hand on the same landscapes.
+
+With --styled features have style, as in the study of that name, and a wider grid of learning rates and epochs
+is the only stage; encoder and contrast are those chosen without style.
 
 What is finished in --out is not computed again. Prints one JSON line.
 """
@@ -85,6 +88,17 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[Changes, ...]]] = {
     ),
 }
 """Stage -> arms that choose, and what each chooses from: changes of the recipe."""
+STYLED: dict[str, tuple[tuple[str, ...], tuple[Changes, ...]]] = {
+    "training": (
+        ("csp-b", "csp-mse"),
+        tuple(
+            (f"training.learning_rate={rate}", f"training.epochs={epochs}")
+            for rate in (0.001, 0.004, 0.016)
+            for epochs in (15, 40, 120)
+        ),
+    )
+}
+"""The same with style, on top of what was chosen without."""
 
 
 def trial(arm: str, changes: Changes, seed: int, settings: Any, folder: Path) -> dict[str, Any]:
@@ -131,9 +145,9 @@ def tried(arm: str, changes: Changes, seeds: Sequence[int], settings: Any, out: 
 def tune(seeds: Sequence[int], settings: Any, out: Path) -> list[dict[str, Any]]:
     """The trials of all stages."""
     trials: list[dict[str, Any]] = []
-    for stage, (arms, choices) in STAGES.items():
+    for stage, (arms, choices) in (STYLED if settings.style else STAGES).items():
         for arm in arms:
-            start = chosen(trials)[arm]
+            start = chosen(trials, bool(settings.style))[arm]
             results = [tried(arm, start + changes, seeds, settings, out) for changes in choices]
             best = int(np.argmin([result["log_loss"] for result in results]))
             trials += [
@@ -143,9 +157,9 @@ def tune(seeds: Sequence[int], settings: Any, out: Path) -> list[dict[str, Any]]
     return trials
 
 
-def chosen(trials: Sequence[Mapping[str, Any]]) -> dict[str, Changes]:
+def chosen(trials: Sequence[Mapping[str, Any]], styled: bool = False) -> dict[str, Changes]:
     """The changes that each arm ends with; what labels alone choose is for all arms."""
-    now: dict[str, Changes] = dict.fromkeys(ARMS, START)
+    now: dict[str, Changes] = dict(landscapes.CHOSEN) if styled else dict.fromkeys(ARMS, START)
     for row in trials:
         if row["chosen"]:
             for arm in ARMS if row["arm"] == SCRATCH else (row["arm"],):
@@ -158,11 +172,12 @@ def settled(changes: Changes) -> Changes:
     return tuple({change.split("=")[0]: change for change in changes}.values())
 
 
-def settings_of(quick: bool) -> Any:
+def settings_of(quick: bool, styled: bool = False) -> Any:
     """Those of the study with fewer shares of the labels and learning rates."""
+    group = "styled" if styled else "places"
     if quick:
-        return replace(landscapes.QUICK["places"], training={})
-    study = landscapes.STUDY["places"]
+        return replace(landscapes.QUICK[group], training={})
+    study = landscapes.STUDY[group]
     tuning = replace(study.tuning, learning_rates=RATES)
     return replace(study, ratios=SHARES, training={}, tuning=tuning)
 
@@ -185,14 +200,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="landscapes, 101 and up")
-    parser.add_argument("--out", type=Path, help="default runs/csp-tuning, or runs/csp-tuning-quick")
+    parser.add_argument("--styled", action="store_true", help="landscapes whose features have style")
+    parser.add_argument("--out", type=Path, help="default runs/csp-tuning, with -styled and -quick if so")
     parser.add_argument("--save", type=Path, help="also write the line to this file")
     parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs; numbers mean nothing")
     options = parser.parse_args(given)
     if min(options.seeds) <= 100:
         parser.error("landscapes up to 100 are for scores: give --seeds of 101 and up")
-    settings = settings_of(options.quick)
-    out = options.out or Path("runs") / ("csp-tuning-quick" if options.quick else "csp-tuning")
+    settings = settings_of(options.quick, options.styled)
+    name = "csp-tuning" + "-styled" * options.styled + "-quick" * options.quick
+    out = options.out or Path("runs") / name
     try:
         trials = tune(options.seeds, settings, out)
     except (ThreePartError, OSError) as error:
@@ -203,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": " ".join(["python benchmarks/csp_tuning.py", *given]),
         "landscapes": options.seeds,
         "settings": settings.plain(),
-        "chosen": {arm: list(settled(changes)) for arm, changes in chosen(trials).items()},
+        "chosen": {arm: list(settled(changes)) for arm, changes in chosen(trials, options.styled).items()},
         "trials": trials,
     }
     if options.save:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tracemalloc
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from train.batch import VIEWS, collate
 from train.errors import SpecError
 from train.landscape import Landscape, World
 from train.landscape import open as open_landscape
+from train.scenery import STYLES
 
 SMALL = World(species=8, environment=4, pixels=16, cities=5)
 
@@ -262,6 +266,52 @@ def test_images_tell_of_species_and_environment(land):
     assert predicted(aerial, data.label, 2000) < land.bayes_top1(data.place[2000:]) + 0.03
 
 
+def features_of(table):
+    return np.asarray(table.readers["feature"].array, np.float64)
+
+
+def test_style_moves_features_alone_and_in_few_directions(land):
+    styled_land = Landscape(3, replace(SMALL, style=1.5))
+    plain, styled = (each.observations(2000, 1) for each in (land, styled_land))
+    for view in ("ground", "aerial"):
+        np.testing.assert_array_equal(plain.readers[view].array, styled.readers[view].array)
+    for name in ("label", "place", "date", "tile"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(styled, name))
+    style = features_of(styled) - features_of(plain)
+    strengths = np.linalg.svd(style, compute_uv=False) / np.sqrt(len(style))
+    assert strengths[STYLES:].max() < 1e-5 < strengths[STYLES - 1]  # float32 keeps no more
+    each = 1.5 * np.sqrt(SMALL.features / STYLES)
+    np.testing.assert_allclose(strengths[:STYLES], each, rtol=0.1)  # alike in its directions
+    assert np.sqrt((style**2).mean()) == pytest.approx(1.5, rel=0.03)
+    around = styled_land.environment(styled.place)
+    assert (
+        np.abs(np.corrcoef(np.c_[around, style].T)[:4, 4:]).max() < 0.1
+    )  # 256 of them, each of deviation 0.022
+    again, other = Landscape(3, replace(SMALL, style=1.5)).observations(2000, 1), land.observations(2000, 2)
+    np.testing.assert_array_equal(features_of(again), features_of(styled))
+    assert len({table.digest for table in (plain, styled, other)}) == 3 and again.digest == styled.digest
+
+
+def test_worlds_without_style_are_known_by_their_old_digests():
+    told = {name: value for name, value in asdict(SMALL).items() if name != "style"}
+    text = json.dumps([3, told, 5, 0, ["feature"]])
+    assert (
+        Landscape(3, SMALL).observations(5, views=["feature"]).digest
+        == hashlib.sha256(text.encode()).hexdigest()
+    )
+    assert Landscape(101, World()).observations(300, 3).digest.startswith("9ebe2399777f963e")
+
+
+def test_features_narrower_than_style_have_it_in_all_directions():
+    plain, styled = (
+        features_of(
+            Landscape(1, replace(SMALL, features=3, style=style)).observations(500, views=["feature"])
+        )
+        for style in (0.0, 2.0)
+    )
+    np.testing.assert_allclose((styled - plain).std(axis=0), 2.0, rtol=0.15)
+
+
 def test_photos_of_a_species_can_be_taken_anywhere(land):
     at = scattered(6)
     photos = land.photos(2, at)
@@ -301,6 +351,7 @@ def test_recipes_open_landscapes_by_options():
         lambda: World(finest=5.0, coarsest=1.0),
         lambda: World(city_share=1.5),
         lambda: World(photo_noise=-1),
+        lambda: World(style=-0.1),
         lambda: World(range_spread=-1),
         lambda: World(migration=1.0),
         lambda: Landscape(0, SMALL).observations(0),

@@ -177,10 +177,11 @@ class Landscape:
             chips = self._scenery.chips(tiles, self.environment(self._centres(tiles)), self.world.chip_noise)
             readers["aerial"] = Held(chips, member)
         if "feature" in views:
+            w = self.world
             readers["feature"] = Held(
-                self._scenery.features(looks, around, self.world.photo_noise, rng), each
+                self._scenery.features(looks, around, w.photo_noise, rng, w.style), each
             )
-        told = json.dumps([self.seed, asdict(self.world), n, seed, list(views)])
+        told = json.dumps([self.seed, self._described(), n, seed, list(views)])
         digest = hashlib.sha256(told.encode()).hexdigest()
         return ObservationTable(self.classes, label, place, date, tile, readers, {}, digest)
 
@@ -231,6 +232,11 @@ class Landscape:
         rng = np.random.default_rng([self.seed, 3, seed, species])
         looks = self._scenery.looks(np.full(len(lonlat), species), self.world.look_alike, rng)
         return self._scenery.photos(looks, self.environment(lonlat), self.world.photo_noise, rng)
+
+    def _described(self) -> dict[str, Any]:
+        """The world for digests; those of worlds without style are older than style."""
+        about = asdict(self.world)
+        return about if self.world.style else {k: v for k, v in about.items() if k != "style"}
 
     def _grid(self, rows: int, cols: int) -> Floats:
         """(rows, cols, 2) lon, lat of cells' centres over the box, north first."""

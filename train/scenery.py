@@ -18,6 +18,7 @@ LOOKS = 8  # colour (3), second colour (3), grain, direction
 CHUNK = 512  # images in memory as float32 at a time
 TEXTURES = 24  # of each grain
 GRAINS = (0.6, 1.5, 4.0)  # pixels
+STYLES = 8  # directions of the features in which style lies
 CHIP_DRAWS = 12  # random numbers that belong to a tile
 
 
@@ -45,6 +46,8 @@ class Scenery:
         self._shades = rng.uniform(0.5, 1.5, (len(GRAINS), bands)) * rng.choice([-1, 1], (len(GRAINS), bands))
         self._from_looks = rng.normal(size=(LOOKS, features)) / np.sqrt(LOOKS)
         self._from_around = rng.normal(size=(environment, features)) / np.sqrt(environment)
+        towards = np.random.default_rng([seed, 12]).normal(size=(features, min(STYLES, features)))
+        self._styles = np.linalg.qr(towards).Q.T  # (styles, features), orthonormal
         self._textures = _textures(pixels, rng)  # (grains, TEXTURES, pixels, pixels)
 
     def looks(self, label: NDArray[np.int64], spread: float, rng: np.random.Generator) -> Floats:
@@ -127,14 +130,31 @@ class Scenery:
         return _bytes(image)
 
     def features(
-        self, looks: Floats, around: Floats, noise: float, rng: np.random.Generator
+        self, looks: Floats, around: Floats, noise: float, rng: np.random.Generator, style: float = 0.0
     ) -> NDArray[np.float32]:
-        """What a frozen network says of photos: (n, features) float32, noisy, of looks and environment."""
+        """What a frozen network says of photos.
+
+        Looks and environment, with noise alike in all directions, squashed. Style is what photos differ by
+        beside that: normal, of one strength in `STYLES` directions that all photos of the landscape share,
+        and independent of what is shown and where. It is added after squashing, so that it hides no signal
+        from a linear map that leaves its directions out.
+
+        Args:
+            looks: (n, LOOKS).
+            around: (n, fields) environment.
+            noise: Strength of the noise.
+            rng: Source of randomness.
+            style: Deviation of style, root mean square over features.
+
+        Returns:
+            (n, features) float32.
+        """
         signal = looks @ self._from_looks + around @ self._from_around
-        found: NDArray[np.float32] = np.tanh(signal + 1.5 * noise * rng.normal(size=signal.shape)).astype(
-            np.float32
-        )
-        return found
+        found = np.tanh(signal + 1.5 * noise * rng.normal(size=signal.shape))
+        if style:
+            count, width = self._styles.shape
+            found += style * np.sqrt(width / count) * rng.normal(size=(len(looks), count)) @ self._styles
+        return np.asarray(found, np.float32)
 
     def _drawn_textures(self, grain: int, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """(n, pixels, pixels) textures of a grain, shifted at random."""

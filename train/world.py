@@ -52,6 +52,9 @@ class World:
     """Spread of looks within a species, relative to that between species."""
     photo_noise: float = 1.0
     """Strength of what in a photo says nothing: light, position, grain."""
+    style: float = 0.0
+    """Deviation of what in a photo's features says nothing and lies in a few directions common to all photos,
+    root mean square over features (`train.scenery.STYLES`); 0: there is none."""
     chip_noise: float = 1.0
     """Strength of what in a chip says nothing: light, haze, grain."""
 
@@ -63,11 +66,11 @@ class World:
             min(self.finest, self.niche, self.tile, self.city_spread) > 0 and self.finest <= self.coarsest
         )
         shares = 0 <= self.seasonal <= 1 and 0 <= self.city_share <= 1
-        noise = min(self.look_alike, self.photo_noise, self.chip_noise, self.commonness) >= 0
+        noise = min(self.look_alike, self.photo_noise, self.chip_noise, self.commonness, self.style) >= 0
         ranges = self.range_spread >= 0 and (self.range_spread > 0 or self.migration == 0)
         if not (inside and whole and positive and shares and noise and ranges):
             change = (
-                "Give west < east, south < north, counts above 0, positive scales and shares in 0..1;"
-                " migration needs a range_spread above 0."
+                "Give west < east, south < north, counts above 0, positive scales, shares in 0..1, no"
+                " negative noise or style; migration needs a range_spread above 0."
             )
             raise SpecError("cannot make a landscape", f"{self}", change)
