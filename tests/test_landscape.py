@@ -64,16 +64,21 @@ def test_observations_are_a_data_set(land):
     assert land.observations(5, views=["aerial"]).views == ("aerial", "lonlat", "date")
 
 
+def assert_observed(label, p):
+    """Where a species is the likeliest, all are met in the shares that p (n, species) says."""
+    strongest = p.argmax(axis=1)
+    for species in np.unique(strongest):
+        here = strongest == species
+        seen = np.bincount(label[here], minlength=p.shape[1]) / here.sum()
+        assert np.abs(seen - p[here].mean(axis=0)).max() < 4 / np.sqrt(here.sum())
+
+
 def test_probabilities_are_those_that_species_are_drawn_with(land):
     """Observed shares in parts of the box agree with the truth there, over the year and in a month."""
     data = land.observations(40_000, 7, views=())
     p = land.truth(data.place)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
-    strongest = p.argmax(axis=1)
-    for species in np.unique(strongest):
-        here = strongest == species
-        seen = np.bincount(data.label[here], minlength=8) / here.sum()
-        assert np.abs(seen - p[here].mean(axis=0)).max() < 4 / np.sqrt(here.sum())
+    assert_observed(data.label, p)
     may = data.date[:, 0] == 5
     seen = np.bincount(data.label[may], minlength=8) / may.sum()
     expected = land.truth(data.place[may], 5).mean(axis=0)
@@ -176,11 +181,7 @@ def test_what_ranges_and_migration_say_is_what_is_observed():
     data = land.observations(40_000, 7, views=())
     p = land.truth(data.place)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
-    strongest = p.argmax(axis=1)
-    for species in np.unique(strongest):
-        here = strongest == species
-        seen = np.bincount(data.label[here], minlength=6) / here.sum()
-        assert np.abs(seen - p[here].mean(axis=0)).max() < 4 / np.sqrt(here.sum())
+    assert_observed(data.label, p)
     for month in (1, 7):
         now = data.date[:, 0] == month
         seen = np.bincount(data.label[now], minlength=6) / now.sum()
